@@ -1,0 +1,194 @@
+"""DICOM files to stored pixel values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import gdcm  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread, uid
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels.decoders.base import get_decoder
+
+from pacs_node.errors import DecodeError, InputError
+
+StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.int16]
+
+MAX_BYTES = 256 << 20
+"""Largest decoded image; a stitched radiograph of both legs has about 60 MB."""
+
+KEY_ATTRIBUTES = (
+    *(
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "BitsStored",
+        "PixelRepresentation",
+        "PixelAspectRatio",
+    ),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape"),
+)
+KEY_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
+
+_PLUGINS = {
+    **dict.fromkeys((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), "gdcm"),
+    **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
+    uid.RLELossless: "pylibjpeg",
+}
+# What pydicom, gdcm, openjpeg and zlib raise on damaged files, as far as they say and were seen to.
+# OSError is not in it: a disk that fails is not the image's fault.
+_READ_ERRORS = (
+    *(InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RuntimeError),
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """One image as stored."""
+
+    header: Dataset
+    """Without pixel data."""
+    pixels: StoredValues
+    """(rows, columns), signed where PixelRepresentation is 1; only the bits that BitsStored declares."""
+    content_key: str
+    """sha256 of the pixels and of what interprets them (`KEY_ATTRIBUTES`, `KEY_SEQUENCES`).
+
+    The identity of content: patient, study, laterality and transfer syntax are not in it, so that the image
+    is the same with a corrected header or losslessly compressed.
+    """
+    notes: tuple[str, ...] = ()
+    """What was odd and how it was taken."""
+
+
+def read(path: Path) -> Decoded:
+    """Decode the one frame of a DICOM file in any usual transfer syntax.
+
+    Raises DecodeError where the file is no DICOM, or its pixel data is absent, too short, too large or
+    broken; InputError where it is not one frame of 8 or 16 bits a sample, in gray, RGB or YBR. Messages say
+    why, with no value of the header but those that describe the pixels.
+    """
+    with warnings.catch_warnings():
+        # pydicom warns of odd values and quotes them; they may be the patient's.
+        warnings.simplefilter("ignore")
+        try:
+            dataset = dcmread(path)
+        except _READ_ERRORS as error:
+            raise DecodeError(f"not a readable DICOM file ({type(error).__name__})") from error
+        try:
+            _check(dataset)
+            values, notes = _stored_values(_frame(dataset, path), dataset)
+            key = _content_key(values, dataset)
+        except _READ_ERRORS as error:
+            raise DecodeError(f"the pixel data cannot be decoded: {_reason(error)}") from error
+    del dataset.PixelData
+    return Decoded(header=dataset, pixels=values, content_key=key, notes=notes)
+
+
+def _check(dataset: Dataset) -> None:
+    """Refuse what cannot or must not be decoded, before any memory is taken for it."""
+    if "PixelData" not in dataset:
+        raise DecodeError("the object has no pixel data")
+    if not dataset.PixelData:
+        raise DecodeError("the pixel data is empty")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        raise DecodeError("the file does not state its transfer syntax")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise InputError(
+            f"{dataset.NumberOfFrames} frames in one object; only single-frame images are analyzed"
+        )
+    if dataset.BitsAllocated not in (8, 16) or not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
+        raise InputError(
+            f"BitsAllocated {dataset.BitsAllocated} with BitsStored {dataset.BitsStored}; "
+            "8 or 16 bits are analyzed, with no more stored than allocated"
+        )
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        raise InputError("PALETTE COLOR; only gray, RGB and YBR images are analyzed")
+    size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    if not 0 < size <= MAX_BYTES:
+        raise DecodeError(
+            f"{dataset.Rows} rows x {dataset.Columns} columns of {dataset.BitsAllocated} bits are {size} "
+            f"bytes; 1 to {MAX_BYTES} are decoded"
+        )
+
+
+def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
+    """The frame, (rows, columns) or (rows, columns, 3) in RGB; pydicom takes the bits above BitsStored off."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
+        return _twelve_bit_jpeg(dataset, path)
+    array, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
+    return array
+
+
+def _twelve_bit_jpeg(dataset: Dataset, path: Path) -> NDArray[np.integer]:
+    """JPEG Extended of 12 bits, which gdcm decodes from a file, but pydicom's plug-in for it refuses."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    if not reader.Read():
+        raise DecodeError("gdcm cannot decode the JPEG Extended stream")
+    buffer = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+    dtype = np.int16 if dataset.PixelRepresentation else np.uint16
+    return np.frombuffer(buffer, dtype).reshape(dataset.Rows, dataset.Columns)
+
+
+def _stored_values(frame: NDArray[np.integer], dataset: Dataset) -> tuple[StoredValues, tuple[str, ...]]:
+    """The frame in gray, and what was odd or done to it."""
+    if frame.ndim == 3:
+        gray: StoredValues = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY).astype(frame.dtype)
+        return gray, (f"{dataset.PhotometricInterpretation} image; its luminance was analyzed",)
+    notes = []
+    if dataset.get("HighBit") != dataset.BitsStored - 1:
+        notes.append(f"HighBit is not BitsStored - 1 = {dataset.BitsStored - 1}; it was taken as that")
+    values: StoredValues = frame.astype(frame.dtype.newbyteorder("="))
+    return values, tuple(notes)
+
+
+def _content_key(values: StoredValues, dataset: Dataset) -> str:
+    """See `Decoded.content_key`."""
+    interpretation: dict[str, object] = {
+        keyword: _canonical(dataset[keyword].value)
+        for keyword in KEY_ATTRIBUTES
+        if dataset.get(keyword) not in (None, "")
+    }
+    for keyword in KEY_SEQUENCES:
+        interpretation[keyword] = [
+            {
+                element.keyword: _canonical(element.value)
+                for element in item
+                if element.keyword.startswith("LUTD")
+            }
+            for item in dataset.get(keyword) or ()
+        ]
+    digest = hashlib.sha256(
+        json.dumps([interpretation, values.shape, values.dtype.str], sort_keys=True).encode()
+    )
+    digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _canonical(value: object) -> object:
+    """A value of an attribute, alike whatever the transfer syntax or the writing of its numbers."""
+    if isinstance(value, bytes):
+        return [int(number) for number in np.frombuffer(value[: len(value) // 2 * 2], "<u2")]
+    if isinstance(value, (MultiValue, list, tuple)):
+        return [_canonical(one) for one in value]
+    try:
+        return float(str(value))
+    except ValueError:
+        return str(value)
+
+
+def _reason(error: Exception) -> str:
+    """A decoder's message on one line of bearable length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -1,0 +1,34 @@
+"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FRACTURED = 1
+"""Which of the two logits is explained."""
+
+
+def explain(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, 2) and class activation maps of the fractured one, (N, rows, columns) on the layer's grid.
+
+    `inputs` is (N, 1, size, size). Each map is divided by its maximum: 0..1, all 0 where nothing speaks for a
+    fracture. One forward pass; the backward pass ends at the layer.
+    """
+    features: list[Tensor] = []
+
+    def cut(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        features.append(output.detach().requires_grad_())
+        return features[0]
+
+    handle = network.get_submodule(layer).register_forward_hook(cut)
+    try:
+        with torch.enable_grad():
+            logits = network(inputs)
+            (gradient,) = torch.autograd.grad(logits[:, FRACTURED].sum(), features)
+    finally:
+        handle.remove()
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    maps = torch.relu((weights * features[0].detach()).sum(dim=1))
+    peaks = maps.amax(dim=(1, 2), keepdim=True)
+    return logits.detach(), torch.where(peaks > 0, maps / peaks.clamp_min(1e-30), 0)

@@ -1,0 +1,194 @@
+"""Stored pixel values to what is seen, and on to the network's input.
+
+The order of operations is DICOM's (PS3.4 N.2, PS3.3 C.11): modality LUT or rescale, VOI LUT or window,
+presentation LUT shape. They all map one stored value to one brightness, so they run on the list of the
+possible stored values and reach the image in a single lookup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+from pacs_node.analyze.decode import Decoded, StoredValues
+from pacs_node.errors import InputError
+from pacs_node.records import Point
+
+ROBUST_PERCENTILES = (0.5, 99.5)
+"""Window of an image that states none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """One image as seen on a display."""
+
+    display: NDArray[np.float32]
+    """(rows, columns), 0..1, bright is dense."""
+    notes: tuple[str, ...]
+    """What was odd in the header and how it was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a letterboxed image lies in the network's input; exact, also where its size was rounded."""
+
+    scale: Point
+    offset: Point
+
+    def to_input(self, point: Point) -> Point:
+        """Source (column, row) to network input (column, row)."""
+        return point[0] * self.scale[0] + self.offset[0], point[1] * self.scale[1] + self.offset[1]
+
+    def to_source(self, point: Point) -> Point:
+        """Network input (column, row) to source (column, row)."""
+        return (point[0] - self.offset[0]) / self.scale[0], (point[1] - self.offset[1]) / self.scale[1]
+
+
+def prepare(decoded: Decoded) -> Prepared:
+    """Stored values to brightness, 0..1 float32.
+
+    Raises InputError where a modality LUT, VOI LUT or rescale cannot be read.
+    """
+    header, pixels = decoded.header, decoded.pixels
+    notes = list(decoded.notes)
+    unsigned: NDArray[np.uint8] | NDArray[np.uint16] = (
+        pixels.view(np.uint8) if pixels.dtype.itemsize == 1 else pixels.view(np.uint16)
+    )
+    stored: StoredValues = np.arange(1 << 8 * pixels.dtype.itemsize).astype(unsigned.dtype).view(pixels.dtype)
+    try:
+        modality = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+        brightness = _voi_lut(modality, header)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise InputError(f"a modality or VOI LUT of the image cannot be read: {error}") from None
+    if brightness is None:
+        window = _stated_window(header, notes)
+        if window is None:
+            seen = np.bincount(unsigned.ravel(), minlength=len(stored))
+            low, high = _robust_window(modality, seen, _padding(stored, header))
+            brightness = (
+                np.clip((modality - low) / (high - low), 0, 1) if high > low else np.zeros(len(stored))
+            )
+            if high <= low:
+                notes.append("all pixels have one value")
+        else:
+            brightness = windowed(modality, *window)
+    if not np.isfinite(brightness).all():
+        raise InputError("the rescale or window of the image leads to values that are not numbers")
+    if _is_inverse(header, notes):
+        brightness = 1 - brightness
+    display = brightness.astype(np.float32)[unsigned]
+    ratio = header.get("PixelAspectRatio")
+    if isinstance(ratio, MultiValue) and len(ratio) == 2 and int(ratio[0]) != int(ratio[1]):
+        notes.append(f"pixels are not square (PixelAspectRatio {ratio[0]}\\{ratio[1]}); analyzed as stored")
+    return Prepared(display=display, notes=tuple(notes))
+
+
+def windowed(
+    values: NDArray[np.float64], center: float, width: float, function: str = "LINEAR"
+) -> NDArray[np.float64]:
+    """Window to 0..1 (PS3.3 C.11.2.1.2, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT)."""
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0, 1)
+    if width == 1:
+        return (values > center - 0.5).astype(np.float64)
+    return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def letterbox(
+    display: NDArray[np.float32], size: int, stretch: tuple[float, float]
+) -> tuple[NDArray[np.float32], Placement]:
+    """A display image in the network's square: shrunk by area, stretched, centred on black.
+
+    `stretch` are the percentiles of the shrunk image that become 0 and 1, so that an image answers alike
+    whatever its window. Gives float32 (size, size), 0..1, and the placement.
+    """
+    rows, columns = display.shape
+    scale = size / max(rows, columns)
+    height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
+    content = cv2.resize(
+        display, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    low, high = np.percentile(content, stretch)
+    top, left = (size - height) // 2, (size - width) // 2
+    square = np.zeros((size, size), np.float32)
+    if high > low:
+        square[top : top + height, left : left + width] = np.clip((content - low) / (high - low), 0, 1)
+    return square, Placement(scale=(width / columns, height / rows), offset=(float(left), float(top)))
+
+
+def _voi_lut(values: NDArray[np.float64], header: Dataset) -> NDArray[np.float64] | None:
+    """Brightness by the first VOI LUT, None where the image has none (PS3.3 C.11.2)."""
+    if not header.get("VOILUTSequence"):
+        return None
+    bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
+    looked_up = np.asarray(apply_voi(np.round(values).astype(np.int64), header), dtype=np.float64)
+    brightness: NDArray[np.float64] = np.clip(looked_up / (2**bits - 1), 0, 1)
+    return brightness
+
+
+def _stated_window(header: Dataset, notes: list[str]) -> tuple[float, float, str] | None:
+    """The first window of the header: center, width, function; None where it states none that can be used."""
+    center, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
+    if center is None or width is None:
+        if center is not None or width is not None:
+            notes.append("WindowCenter or WindowWidth is missing; a percentile window was used")
+        return None
+    function = str(header.get("VOILUTFunction") or "LINEAR")
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        notes.append("VOILUTFunction is unknown; LINEAR was used")
+        function = "LINEAR"
+    if width < 1 if function == "LINEAR" else width <= 0:
+        notes.append(f"WindowWidth {width:g} is not valid with {function}; a percentile window was used")
+        return None
+    return center, width, function
+
+
+def _first(value: object) -> float | None:
+    """The first of one or several decimal strings."""
+    if isinstance(value, MultiValue):
+        value = value[0] if value else None
+    return None if value is None or value == "" else float(str(value))
+
+
+def _padding(stored: StoredValues, header: Dataset) -> NDArray[np.bool_]:
+    """Which stored values are padding (PS3.3 C.7.5.1.1.2)."""
+    first = header.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(len(stored), bool)
+    last = header.get("PixelPaddingRangeLimit", first)
+    return np.asarray((stored >= min(first, last)) & (stored <= max(first, last)))
+
+
+def _robust_window(
+    values: NDArray[np.float64], seen: NDArray[np.intp], padding: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """The values at ROBUST_PERCENTILES of the pixels that are not padding."""
+    counts = np.where(padding, 0, seen)
+    if not counts.any():
+        counts = seen
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(counts[order])
+    low, high = (
+        values[order][np.searchsorted(reached, reached[-1] * part / 100)] for part in ROBUST_PERCENTILES
+    )
+    return float(low), float(high)
+
+
+def _is_inverse(header: Dataset, notes: list[str]) -> bool:
+    """Whether low values are to be bright (PS3.3 C.7.6.3.1.2, C.11.6.1.2); PresentationLUTShape rules."""
+    shape = str(header.get("PresentationLUTShape") or "")
+    photometric = str(header.get("PhotometricInterpretation") or "")
+    monochrome1 = photometric == "MONOCHROME1"
+    if shape not in ("IDENTITY", "INVERSE"):
+        return monochrome1
+    if (shape == "INVERSE") != monochrome1:
+        notes.append(f"PresentationLUTShape {shape} contradicts {photometric}; the shape was used")
+    return shape == "INVERSE"

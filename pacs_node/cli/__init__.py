@@ -1,0 +1,87 @@
+"""The command line: one file for each family of verbs; heavy imports stay inside the bodies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pacs_node import __version__
+from pacs_node.cli import analyze, configure, demo, inspect, serve, train
+from pacs_node.cli.context import Context
+from pacs_node.errors import ConfigError, ModelError, PacsNodeError
+
+EXIT_CODES = "Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration."
+
+app = typer.Typer(
+    name="pacs-node",
+    help=f"A DICOM node that reads X-rays for fractures and answers in the PACS. {EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
+audit = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+
+VERBS: tuple[Callable[..., None], ...] = (
+    serve.serve,
+    demo.demo,
+    analyze.analyze,
+    inspect.status,
+    inspect.studies,
+    inspect.show,
+    inspect.retry,
+    train.train,
+    train.models,
+)
+ROLES: tuple[Callable[..., None], ...] = (serve.receive, serve.worker, serve.deliver)
+CONFIG: tuple[Callable[..., None], ...] = (configure.init, configure.check, configure.show)
+AUDIT: tuple[Callable[..., None], ...] = (inspect.verify, inspect.export)
+
+for verb in VERBS:
+    app.command(epilog=EXIT_CODES)(verb)
+for verb in ROLES:
+    app.command(epilog=EXIT_CODES, rich_help_panel="Roles (serve starts them)")(verb)
+for verb in CONFIG:
+    config.command(epilog=EXIT_CODES)(verb)
+for verb in AUDIT:
+    audit.command(epilog=EXIT_CODES)(verb)
+app.add_typer(config, name="config")
+app.add_typer(audit, name="audit")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"pacs-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration file; without it ./config.toml if there is one.")
+    ] = None,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Runs before every command."""
+    default = Path("config.toml")
+    context.obj = Context(config or (default if default.is_file() else None), debug)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line on standard error, without a traceback."""
+    try:
+        app()
+    except PacsNodeError as error:
+        if "--debug" in sys.argv:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        sys.exit(2 if isinstance(error, ConfigError | ModelError) else 1)

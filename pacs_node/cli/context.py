@@ -1,0 +1,106 @@
+"""What every command is given: the configuration, read when first asked for, and how to print."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pacs_node.config import Settings, load
+
+if TYPE_CHECKING:
+    from pacs_node.journal.database import Database
+
+
+@dataclass(frozen=True)
+class Context:
+    """The global options."""
+
+    config: Path | None
+    debug: bool
+
+    def settings(self) -> Settings:
+        """The settings; also sets up the log, which they configure. Raises ConfigError."""
+        settings = load(self.config)
+        configure_log(settings)
+        return settings
+
+    def database(self) -> Database:
+        """The journal at this version's schema, for the commands that look into it."""
+        from pacs_node.node import open_journal
+
+        return open_journal(self.settings())[0]
+
+
+def of(context: typer.Context) -> Context:
+    """The global options of this run."""
+    found = context.obj
+    if not isinstance(found, Context):
+        raise TypeError("the command was started without the root callback")
+    return found
+
+
+def configure_log(settings: Settings) -> None:
+    """Log to standard error at the level and in the format of the settings.
+
+    pydicom and pynetdicom quote values of the data set in what they log and warn about; patients' data must
+    not get into the log, so they speak only at the debug level.
+    """
+    level = logging.getLevelNamesMapping()[settings.log.level.upper()]
+    others = logging.WARNING if level == logging.DEBUG else logging.CRITICAL
+    logging.basicConfig(stream=sys.stderr, level=others, format="%(levelname)s %(name)s %(message)s")
+    logging.captureWarnings(True)
+    for name in ("pydicom", "pynetdicom", "highdicom", "py.warnings"):
+        logging.getLogger(name).setLevel(others)
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.log.format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON for other programs."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_table(rows: list[dict[str, Any]], columns: dict[str, str], empty: str) -> None:
+    """Print rows as a table for people; `columns` maps keys to headings."""
+    console = Console()
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(*columns.values(), show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*(shown(key, row.get(key)) for key in columns))
+    console.print(table)
+
+
+def shown(key: str, value: Any) -> str:
+    """One value for people: times in local time, nothing for None."""
+    if value is None:
+        return ""
+    if key.endswith("_at") and isinstance(value, float):
+        return datetime.fromtimestamp(value, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)

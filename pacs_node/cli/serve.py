@@ -1,0 +1,57 @@
+"""`serve` and the roles that it starts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from pacs_node.cli.context import of
+from pacs_node.config import Settings
+
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="End when standard input ends.")]
+
+
+def serve(context: typer.Context) -> None:
+    """Run the node: all its roles, each a process of its own, until SIGTERM or Ctrl-C.
+
+    Example: pacs-node --config /etc/pacs-node/config.toml serve
+    """
+    from pacs_node import node
+    from pacs_node.operate.supervisor import supervise
+
+    settings = of(context).settings()
+    database, _ = node.open_journal(settings)
+    database.close()
+    roles = ["receive", *["worker"] * settings.node.workers, "deliver"]
+    raise typer.Exit(supervise(of(context).config, roles, node.stop_on_signals(supervised=False)))
+
+
+def receive(context: typer.Context, supervised: Supervised = False) -> None:
+    """Receive objects: the storage SCP and the intake."""
+    from pacs_node import node
+
+    _run(context, supervised, node.receive)
+
+
+def worker(context: typer.Context, supervised: Supervised = False) -> None:
+    """Analyze images and report studies."""
+    from pacs_node import node
+
+    _run(context, supervised, lambda settings, stop: node.worker(settings, stop, node.served_classifier))
+
+
+def deliver(context: typer.Context, supervised: Supervised = False) -> None:
+    """Send results to their destinations."""
+    from pacs_node import node
+
+    _run(context, supervised, node.deliver)
+
+
+def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:
+    from pacs_node import node
+
+    settings = of(context).settings()
+    role(settings, node.stop_on_signals(supervised))

@@ -1,0 +1,236 @@
+"""Settings: `config.toml`, overridden by `PACS_NODE__SECTION__KEY` in the environment.
+
+Nothing is read at import; `load` reads the file once and returns frozen settings. Relative paths are relative
+to the config file, without one to the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pacs_node.errors import ConfigError
+
+ENV_PREFIX = "PACS_NODE__"
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2: at most 16 characters of the default repertoire, no backslash, not only spaces."""
+    title = value.strip()
+    if not title or len(title) > 16 or "\\" in title or not title.isascii() or not title.isprintable():
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Node(_Section):
+    """The node as a DICOM application entity."""
+
+    ae_title: AETitle = Field("PACSNODE", description="our AE title")
+    ae_aliases: tuple[AETitle, ...] = Field((), description="other called AE titles that we answer to")
+    require_called_ae: bool = Field(False, description="refuse associations that call another AE title")
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: Port = Field(11112, description="DICOM port; 0 = any free one")
+    max_associations: int = Field(50, ge=1, description="associations served at the same time")
+    max_pdu: int = Field(1 << 20, ge=4096, description="largest PDU that we accept, in bytes")
+    workers: int = Field(1, ge=1, description="worker processes that `serve` starts")
+
+
+class Storage(_Section):
+    """Where the node keeps what it must not lose."""
+
+    path: Path = Field(Path("storage"), description="directory for files, spool and database")
+    database: str = Field("", description="SQLAlchemy URL; empty = SQLite in `path`")
+    min_free_gb: float = Field(1.0, ge=0, description="answer Out of Resources (0xA700) below this")
+
+
+class Peer(_Section):
+    """Who may send. No peer at all means that anyone may."""
+
+    name: str = Field(description="your name for it")
+    ae_title: AETitle = Field(description="calling AE title")
+    host: str = Field("", description="address, network (CIDR) or host name; empty = from anywhere")
+    reply_to: tuple[str, ...] = Field((), description="destinations for its studies; empty = all")
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network | None:
+        """`host` as a network, or None for a host name or an empty value."""
+        try:
+            return ip_network(self.host, strict=False) if self.host else None
+        except ValueError:
+            return None
+
+
+class Destination(_Section):
+    """Where results go."""
+
+    name: str = Field(description="your name for it")
+    kind: Literal["dimse"] = Field("dimse", description='how to send: "dimse" = C-STORE')
+    ae_title: AETitle = Field(description="AE title to call")
+    host: str = Field(description="host name or address")
+    port: Port = Field(description="DICOM port")
+
+
+class Accept(_Section):
+    """Which images are analyzed; all others are stored and recorded as skipped."""
+
+    modalities: tuple[Literal["CR", "DX"], ...] = Field(("CR", "DX"), description="Modality (0008,0060)")
+    body_parts: tuple[str, ...] = Field(
+        (), description="BodyPartExamined (0018,0015); empty = all; images that state none are accepted"
+    )
+
+
+class StudyRules(_Section):
+    """When a study is complete and what of it is analyzed."""
+
+    quiet_seconds: float = Field(60.0, ge=0, description="report this long after the last image")
+    max_study_age_days: int = Field(0, ge=0, description="skip studies older than this; 0 = off")
+    accept: Accept = Accept()
+
+
+class Model(_Section):
+    """Which model package is served, and how."""
+
+    path: Path = Field(Path("models/fracture-squeezenet-1"), description="folder of the model package")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs")
+    threshold: float | None = Field(None, gt=0, lt=1, description="operating point; absent = the model's own")
+    batch: int = Field(8, ge=1, le=256, description="images per forward pass")
+
+
+class Report(_Section):
+    """What the results look like."""
+
+    iod: Literal["comprehensive", "comprehensive3d"] = Field(
+        "comprehensive", description="SR SOP class; comprehensive is what most viewers open"
+    )
+    secondary_capture: bool = Field(True, description="send a Grad-CAM Secondary Capture per image")
+    max_size: int = Field(2048, ge=0, description="long side of the SC in pixels; 0 = as the source")
+    label: str = Field(
+        "Research use only. Not for diagnosis.", min_length=1, max_length=200, description="on every result"
+    )
+
+
+class Log(_Section):
+    """What the processes print on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity")
+    format: Literal["console", "json"] = Field("console", description="for people or for machines")
+
+
+class Settings(_Section):
+    """All settings. See `config init` for the documented file."""
+
+    node: Node = Node()
+    storage: Storage = Storage()
+    peers: tuple[Peer, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+    study: StudyRules = StudyRules()
+    model: Model = Model()
+    report: Report = Report()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Settings:
+        names = [destination.name for destination in self.destinations]
+        if len(names) != len(set(names)):
+            raise ValueError(f"destinations: every name must be used once, not {names}")
+        for peer in self.peers:
+            for name in set(peer.reply_to) - set(names):
+                raise ValueError(f"peers.{peer.name}.reply_to: no destination is named {name!r}")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """The journal's SQLAlchemy URL."""
+        return self.storage.database or f"sqlite:///{self.storage.path / 'journal.sqlite'}"
+
+    def destinations_for(self, calling_ae_titles: set[str]) -> tuple[str, ...]:
+        """Names of the destinations for a study that these AE titles sent, in the order of the file.
+
+        A peer's `reply_to` rules for what it sent; what came from a sender without one goes to all.
+        """
+        everything = tuple(destination.name for destination in self.destinations)
+        wanted: set[str] = set()
+        for title in calling_ae_titles:
+            replies = [peer.reply_to for peer in self.peers if peer.ae_title == title]
+            wanted.update(*(reply or everything for reply in replies or [everything]))
+        return tuple(name for name in everything if name in wanted)
+
+
+def load(path: Path | None) -> Settings:
+    """Settings from a TOML file (None: defaults) and the environment.
+
+    Raises ConfigError naming the file, the key, what is wrong and what would be right.
+    """
+    where = str(path) if path else "the environment"
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; `pacs-node config init` writes one") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    _overlay(data, dict(os.environ))
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+    base = (path.parent if path else Path()).resolve()
+    storage = settings.storage.model_copy(update={"path": base / settings.storage.path})
+    model = settings.model.model_copy(update={"path": _model_path(base, settings.model.path)})
+    return settings.model_copy(update={"storage": storage, "model": model})
+
+
+def _overlay(data: dict[str, Any], environment: dict[str, str]) -> None:
+    """Lay PACS_NODE__SECTION__KEY over the file's data; values are read as TOML, else as plain text."""
+    for variable in sorted(environment):
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        *sections, key = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        try:
+            value = tomllib.loads(f"value = {environment[variable]}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = environment[variable]
+        target = data
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{variable}: {section} is a list; it can be set in the file only")
+        target[key] = value
+
+
+def _explain(problem: Any) -> str:
+    """One line for one of pydantic's problems: the key, what is wrong, what would be right."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model: Any = Settings
+        for part in problem["loc"][:-1]:
+            if isinstance(part, str):
+                annotation = model.model_fields[part].annotation
+                model = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
+        return f"{key}: unknown key; known here: {', '.join(model.model_fields)}"
+    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}{given}" if key else message
+
+
+def _model_path(base: Path, path: Path) -> Path:
+    """The given path, then the package's `models`, then the checkout's; the given one where none exists."""
+    package = Path(__file__).parent
+    candidates = [base / path, package / path, package.parent / path]
+    return next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])

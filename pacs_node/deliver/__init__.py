@@ -1,0 +1,1 @@
+"""Objects out: results to their destinations, with what each destination answered."""

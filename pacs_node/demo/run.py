@@ -1,0 +1,315 @@
+"""The demo: a PACS forwards X-rays to the node, and the node's results come back into their studies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from rich.console import Console
+from rich.table import Table
+
+from pacs_node.config import load
+from pacs_node.demo import pacs as pacs_systems
+from pacs_node.demo.pacs import Address, Pacs, PacsKind
+from pacs_node.demo.phantom import two_views
+from pacs_node.demo.wrap import wrap
+from pacs_node.errors import InputError, PacsNodeError
+from pacs_node.journal import roles, views
+from pacs_node.journal.database import Database
+from pacs_node.node import ROLES, open_journal
+from pacs_node.report.text import as_text
+
+READY_SECONDS = 240.0
+RESULT_SECONDS = 600.0
+STOP_SECONDS = 45.0
+QUIET_SECONDS = 3.0
+_ENDED = {"DELIVERED", "SKIPPED", "FAILED", "QUARANTINED"}
+_PHANTOMS = (
+    "These images are phantoms: drawn by a program, X-rays of nobody. They show how results travel; what the "
+    "model says of them tells nothing about how good it is."
+)
+
+
+@dataclass
+class Demo:
+    """One run in a folder of its own, `out`/run-DATE-TIME: `run` does all steps, and says if all went well.
+
+    `inputs` are DICOM, JPEG or PNG files or folders of them; empty means phantoms. Without `keep` the
+    storage of the PACS and of the node is removed at the end; the results and the logs stay.
+    """
+
+    inputs: Sequence[Path]
+    out: Path
+    pacs: PacsKind
+    keep: bool
+    console: Console
+    _studies: dict[str, list[Path]] = field(default_factory=dict)
+    _times: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> bool:
+        """Raises PacsNodeError where a step cannot be done; stops what it started in any case."""
+        folder = self.out.resolve() / f"run-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        folder.mkdir(parents=True)
+        http, dicom, own = _free_ports(3)
+        node = Address("PACSNODE", "127.0.0.1", own)
+        with self._step("making the images"):
+            self._studies = _from_files(self.inputs, folder) if self.inputs else _phantoms(folder)
+        server = pacs_systems.choose(self.pacs, folder / "pacs", node, (http, dicom))
+        try:
+            with self._step("starting the PACS"):
+                server.start()
+            self.console.print(f"  {server.describe()}", highlight=False)
+            configuration = folder / "config.toml"
+            configuration.write_text(_configuration(node, server.address), encoding="utf-8")
+            with _serving(configuration, folder / "node.log") as process:
+                return self._exchange(configuration, process, server, folder)
+        finally:
+            server.stop()
+            if not self.keep:
+                shutil.rmtree(folder / "pacs", ignore_errors=True)
+                shutil.rmtree(folder / "storage", ignore_errors=True)
+
+    def _exchange(
+        self, configuration: Path, process: subprocess.Popen[bytes], server: Pacs, folder: Path
+    ) -> bool:
+        database, _ = open_journal(load(configuration))
+        with _closing(database):
+
+            def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
+                deadline = time.monotonic() + seconds
+                while not condition():
+                    if process.poll() is not None:
+                        raise PacsNodeError(f"the node ended while {what}; see {folder / 'node.log'}")
+                    if time.monotonic() > deadline:
+                        raise PacsNodeError(f"{what} took over {seconds:g} s; see {folder / 'node.log'}")
+                    time.sleep(0.1)
+
+            with self._step("starting the node"):
+                wait(lambda: _ready(database), READY_SECONDS, "starting")
+            with self._step("uploading the images into the PACS"):
+                server.upload(path for paths in self._studies.values() for path in paths)
+            with self._step("waiting for the PACS to forward them and for the results"):
+                wait(lambda: self._all_ended(database), RESULT_SECONDS, "waiting for the results")
+            shown = {uid: _show(configuration, uid) for uid in self._studies}
+        results = {uid: server.results(uid) for uid in self._studies}
+        if not self.inputs:
+            self.console.print(f"\n[bold]{_PHANTOMS}[/bold]")
+        well = [self._tell(uid, shown[uid], results[uid], folder / "results") for uid in self._studies]
+        self._tell_times()
+        reported = any(study["reports"] for study in shown.values())
+        self.console.print(f"\nResults, audit trails and logs: {folder}", soft_wrap=True, highlight=False)
+        return all(well) and reported
+
+    def _all_ended(self, database: Database) -> bool:
+        rows = {row["study_instance_uid"]: row for row in views.studies(database, len(self._studies) + 1)}
+        return all(
+            uid in rows and rows[uid]["state"] in _ENDED and rows[uid]["objects"] >= len(paths)
+            for uid, paths in self._studies.items()
+        )
+
+    def _tell(self, uid: str, study: dict[str, Any], results: list[Dataset], folder: Path) -> bool:
+        """Print and write what came of one study; False where anything of it failed or is missing."""
+        out = folder / uid
+        out.mkdir(parents=True)
+        (out / "study.json").write_text(json.dumps(study, indent=2, ensure_ascii=False), encoding="utf-8")
+        self.console.rule(f"study {uid}: {study['state']}", characters="-")
+        if study["reason"]:
+            self.console.print(study["reason"], markup=False)
+        for result in results:
+            name = f"{result.Modality}-{result.SOPInstanceUID}"
+            result.save_as(out / f"{name}.dcm", enforce_file_format=True)
+            if "PixelData" in result:
+                Image.fromarray(result.pixel_array).save(out / f"{name}.png")
+                self.console.print(f"heat map: {out / name}.png", soft_wrap=True, highlight=False)
+            else:
+                (out / f"{name}.txt").write_text(as_text(result) + "\n", encoding="utf-8")
+                self.console.print(as_text(result), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(_audit_table(study["events"]))
+        self.console.print(_pace(study), highlight=False)
+        return self._is_whole(study, results)
+
+    def _is_whole(self, study: dict[str, Any], results: list[Dataset]) -> bool:
+        states = Counter(image["state"] for image in study["instances"])
+        wanted = {(result["role"], result["sop_instance_uid"]) for result in study["results"]}
+        arrived = {(("SC" if "PixelData" in item else "SR"), str(item.SOPInstanceUID)) for item in results}
+        roles_wanted = Counter(role for role, _ in wanted)
+        problems = []
+        if study["state"] in ("FAILED", "QUARANTINED") or states["FAILED"]:
+            problems.append(f"the study is {study['state']}, {states['FAILED']} images failed")
+        if states["ANALYZED"] and (not roles_wanted["SR"] or roles_wanted["SC"] < states["ANALYZED"]):
+            problems.append(f"{states['ANALYZED']} images were analyzed, results: {dict(roles_wanted)}")
+        if wanted != arrived:
+            problems.append(f"the PACS holds {len(arrived)} of the {len(wanted)} results")
+        for problem in problems:
+            self.console.print(f"[bold red]failed:[/bold red] {problem}")
+        return not problems
+
+    def _tell_times(self) -> None:
+        table = Table("stage", "seconds", title="times", show_edge=False)
+        for name, seconds in self._times.items():
+            table.add_row(name, f"{seconds:.1f}")
+        self.console.print(table)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        with self.console.status(name):
+            yield
+        self._times[name] = time.monotonic() - start
+        self.console.print(f"{name}: {self._times[name]:.1f} s", highlight=False)
+
+
+@contextmanager
+def _closing(database: Database) -> Iterator[None]:
+    """Close the journal's connections when the block is left."""
+    try:
+        yield
+    finally:
+        database.close()
+
+
+@contextmanager
+def _serving(configuration: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The node as its administrator would start it; SIGTERM ends it when the block is left."""
+    command = [sys.executable, "-m", "pacs_node", "--config", str(configuration), "serve"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _ready(database: Database) -> bool:
+    running = roles.running(database)
+    return all(any(role.role == name and role.ready for role in running) for name in ROLES)
+
+
+def _show(configuration: Path, uid: str) -> dict[str, Any]:
+    """What `pacs-node show STUDY --json` says."""
+    command = [sys.executable, "-m", "pacs_node", "--config", str(configuration), "show", uid, "--json"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if said.returncode:
+        raise PacsNodeError(f"`pacs-node show {uid}` failed: {said.stderr.strip()[-500:]}")
+    study: dict[str, Any] = json.loads(said.stdout)
+    return study
+
+
+def _audit_table(events: Sequence[dict[str, Any]]) -> Table:
+    table = Table("seq", "time", "event", "object", title="audit trail", show_edge=False)
+    for event in events:
+        at = datetime.fromtimestamp(event["at"]).astimezone().time().isoformat(timespec="milliseconds")
+        table.add_row(str(event["seq"]), at, event["event"], event["sop_instance_uid"] or "")
+    return table
+
+
+def _pace(study: dict[str, Any]) -> str:
+    """When what was reached, in seconds from the arrival of the study's first image."""
+    start = study["first_received_at"]
+    moments = {
+        "last image received": [study["last_received_at"]],
+        "analyzed": [image["analyzed_at"] for image in study["instances"]],
+        f"reported (quiet period {QUIET_SECONDS:g} s)": [report["created_at"] for report in study["reports"]],
+        "back in the PACS": [result["sent_at"] for result in study["results"]],
+    }
+    told = [(what, max(at - start for at in times if at)) for what, times in moments.items() if any(times)]
+    return "after the first image: " + ", ".join(f"{what} {seconds:.1f} s" for what, seconds in told)
+
+
+def _configuration(node: Address, pacs: Address) -> str:
+    """The node's config.toml, on loopback, with the PACS as its only peer and destination."""
+    return f"""[node]
+ae_title = "{node.ae_title}"
+host = "{node.host}"
+port = {node.port}
+
+[storage]
+path = "storage"
+min_free_gb = 0.2
+
+[[peers]]
+name = "pacs"
+ae_title = "{pacs.ae_title}"
+host = "{pacs.host}"
+reply_to = ["pacs"]
+
+[[destinations]]
+name = "pacs"
+ae_title = "{pacs.ae_title}"
+host = "{pacs.host}"
+port = {pacs.port}
+
+[study]
+quiet_seconds = {QUIET_SECONDS}
+"""
+
+
+def _phantoms(folder: Path) -> dict[str, list[Path]]:
+    """Two studies of two views: a broken right wrist, and a whole left one of the inverted kind."""
+    studies = (
+        two_views(2, fractured=True, rows=2048, columns=1638),
+        two_views(3, rows=2048, columns=1638, laterality="L", kind="CR", photometric="MONOCHROME1"),
+    )
+    return _saved((image for study in studies for image in study), folder)
+
+
+def _from_files(inputs: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
+    """DICOM files as they are, JPEG and PNG files wrapped; folders are searched."""
+    found = [file for path in inputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return _saved((_read(file) for file in found if file.is_file()), folder)
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        return dcmread(path)
+    except InvalidDicomError:
+        return wrap(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _saved(images: Iterator[Dataset], folder: Path) -> dict[str, list[Path]]:
+    """Write the images under `folder`/images; their paths by Study Instance UID."""
+    (folder / "images").mkdir()
+    studies: dict[str, list[Path]] = {}
+    for number, image in enumerate(images, start=1):
+        path = folder / "images" / f"{number:04d}.dcm"
+        image.save_as(path, enforce_file_format=True)
+        studies.setdefault(str(image.StudyInstanceUID), []).append(path)
+    if not studies:
+        raise InputError("no image was given")
+    return studies
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Different ports of 127.0.0.1 that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in probes)
+    finally:
+        for probe in probes:
+            probe.close()

@@ -1,0 +1,207 @@
+"""The node's pipeline on files: no journal, no network."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from pacs_node.config import Settings
+from pacs_node.demo.wrap import wrap
+from pacs_node.errors import AdmissionError, InputError
+from pacs_node.files import FileStore
+from pacs_node.pipeline import Classifier, analyze_instances, report_study
+from pacs_node.receive import admission
+from pacs_node.records import (
+    Analysis,
+    Arrival,
+    ImageResult,
+    Instance,
+    InstanceState,
+    NodeIdentity,
+    Outcome,
+    ReportRequest,
+    Result,
+)
+from pacs_node.report.text import as_text
+from pacs_node.worker import in_order
+
+_PICTURES = {".jpg", ".jpeg", ".png"}
+# Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "pacs-node analyze")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAnswer:
+    """What came of the files of one study, or of one file that belongs to none."""
+
+    text: str
+    """For people: the report, and where the files lie; or why there is none."""
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    path: Path
+    arrival: Arrival
+
+
+def analyze_files(
+    paths: Sequence[Path], settings: Settings, classifier: Classifier, out: Path | None
+) -> Iterator[StudyAnswer]:
+    """Analyze DICOM, JPEG and PNG files, study by study; results go to `out`, or beside the first image.
+
+    For each image NAME: NAME.sc.dcm and NAME.png; for each study, named after its first image: NAME.sr.dcm
+    and NAME.json. A file that cannot be used gives an answer that says why; the others go on.
+    """
+    node = NodeIdentity(
+        namespace=str(_NAMESPACE),
+        device_uid=f"2.25.{uuid.uuid5(_NAMESPACE, 'device').int}",
+        ae_title=settings.node.ae_title,
+    )
+    with tempfile.TemporaryDirectory(prefix="pacs-node-") as folder:
+        files = FileStore(Path(folder))
+        studies: dict[str, list[_Input]] = {}
+        for path in paths:
+            try:
+                arrival = _take(path, files, settings, node)
+            except (AdmissionError, InputError) as error:
+                yield StudyAnswer(f"{path}: {error}", failed=True)
+                continue
+            if arrival.skip_reason:
+                yield StudyAnswer(f"{path}: skipped: {arrival.skip_reason}", failed=False)
+            else:
+                studies.setdefault(arrival.study_instance_uid, []).append(_Input(path, arrival))
+        for inputs in studies.values():
+            yield _analyze_study(inputs, files, settings, classifier, node, out)
+
+
+def _take(path: Path, files: FileStore, settings: Settings, node: NodeIdentity) -> Arrival:
+    if path.suffix.lower() in _PICTURES:
+        stored = files.put(_encoded(wrap(path)))
+    else:
+        try:
+            stored = files.put(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}") from error
+    today = datetime.now(UTC).date()
+    return admission.examine(stored, time.time(), settings.study, node.device_uid, today)
+
+
+def _analyze_study(
+    inputs: Sequence[_Input],
+    files: FileStore,
+    settings: Settings,
+    classifier: Classifier,
+    node: NodeIdentity,
+    out: Path | None,
+) -> StudyAnswer:
+    paths = {number: item.path for number, item in enumerate(inputs)}
+    instances = [_instance(number, item.arrival) for number, item in enumerate(inputs)]
+    analyses: list[Analysis] = []
+    for start in range(0, len(instances), settings.model.batch):
+        batch = instances[start : start + settings.model.batch]
+        analyses += analyze_instances(batch, files.path, classifier)
+    if len({instance.patient_id for instance in instances}) > 1:
+        names = ", ".join(str(path) for path in paths.values())
+        return StudyAnswer(f"{names}: identity conflict: one study, more than one PatientID", failed=True)
+    request = ReportRequest(
+        node=node,
+        model=classifier.identity,
+        study_instance_uid=instances[0].study_instance_uid,
+        revision=1,
+        created_at=time.time(),
+        images=in_order(
+            ImageResult(a.instance, _header(files, a.instance), a.finding, a.failure) for a in analyses
+        ),
+        predecessor=None,
+    )
+    made = report_study(request, files, settings.report)
+    lines, report = [], Dataset()
+    for result in made.results:
+        dataset = dcmread(files.path(result.sha256))
+        if result.role == "SR":
+            report = dataset
+        lines += _write(result, dataset, paths, out)
+    name = _target(paths[0], out, ".json")
+    name.write_text(json.dumps(_summary(request, made.summary, paths), indent=2), encoding="utf-8")
+    return StudyAnswer("\n".join([as_text(report), *lines, str(name)]), failed=made.outcome == Outcome.FAILED)
+
+
+def _instance(number: int, arrival: Arrival) -> Instance:
+    return Instance(
+        id=number,
+        study_id=0,
+        study_instance_uid=arrival.study_instance_uid,
+        series_instance_uid=arrival.series_instance_uid,
+        sop_instance_uid=arrival.sop_instance_uid,
+        sop_class_uid=arrival.sop_class_uid,
+        modality=arrival.modality,
+        patient_id=arrival.patient_id,
+        sha256=arrival.sha256,
+        received_at=arrival.received_at,
+        sender=arrival.sender,
+        state=InstanceState.RECEIVED,
+        reason=None,
+        attempts=0,
+    )
+
+
+def _header(files: FileStore, instance: Instance) -> Dataset:
+    return dcmread(files.path(instance.sha256), stop_before_pixels=True)
+
+
+def _write(result: Result, dataset: Dataset, paths: dict[int, Path], out: Path | None) -> list[str]:
+    """Write one result as DICOM, an SC also as PNG; returns the names."""
+    number = result.source_instance_id if result.source_instance_id is not None else 0
+    target = _target(paths[number], out, f".{result.role.lower()}.dcm")
+    dataset.save_as(target, enforce_file_format=True)
+    if result.role != "SC":
+        return [str(target)]
+    picture = _target(paths[number], out, ".png")
+    Image.fromarray(dataset.pixel_array).save(picture)
+    return [str(target), str(picture)]
+
+
+def _target(source: Path, out: Path | None, suffix: str) -> Path:
+    folder = out or source.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    # The whole name and not its stem: a.png and a.dcm may lie side by side, and no input is ever overwritten.
+    return folder / f"{source.name}{suffix}"
+
+
+def _summary(request: ReportRequest, summary: str, paths: dict[int, Path]) -> dict[str, object]:
+    return {
+        "study_instance_uid": request.study_instance_uid,
+        "model": {"id": request.model.id, "version": request.model.version, "sha256": request.model.sha256},
+        "threshold": request.model.threshold,
+        "summary": summary,
+        "images": [
+            {
+                "path": str(paths[image.instance.id]),
+                "sop_instance_uid": image.instance.sop_instance_uid,
+                "probability": image.finding.probability if image.finding else None,
+                "positive": image.finding.positive if image.finding else None,
+                "regions": [asdict(region) for region in image.finding.regions] if image.finding else [],
+                "notes": list(image.finding.notes) if image.finding else [],
+                "failure": image.failure,
+            }
+            for image in request.images
+        ],
+    }
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

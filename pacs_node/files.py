@@ -1,0 +1,148 @@
+"""Durable, content-addressed files: `spool/new` for what was just received, `files` for what is kept.
+
+A file is named by the sha256 of its bytes, is written before any row names it and is never overwritten. No
+path is ever made of received text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pacs_node.records import StoredFile
+
+_COPY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledFile:
+    """A received file in `spool/new`, durable, not yet registered in the journal."""
+
+    path: Path
+    received_at: float
+    sha256: str
+
+
+class FileStore:
+    """The files of one node under `root`; safe to use from several threads, processes and machines."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._incoming = root / "spool" / "tmp"
+        self._new = root / "spool" / "new"
+        self._files = root / "files"
+        for folder in (self._incoming, self._new, self._files):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def spool(self, parts: Iterable[bytes | memoryview]) -> Iterator[Path]:
+        """Write `parts` as one file; on leaving without an error it is durable in `spool/new`.
+
+        Durable: the file is synced, renamed, and the directory is synced. On an error nothing stays behind.
+        Raises OSError where the disk does not take it.
+        """
+        temporary = self._incoming / uuid.uuid4().hex
+        digest = hashlib.sha256()
+        try:
+            with temporary.open("xb", buffering=0) as file:
+                for part in parts:
+                    digest.update(part)
+                    _write_all(file.fileno(), part)
+                yield temporary
+                os.fsync(file.fileno())
+            # The arrival order is the name's order; the random part keeps parallel duplicates apart.
+            name = f"{time.time_ns():020d}-{digest.hexdigest()}-{temporary.name[:8]}"
+            temporary.rename(self._new / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(self._new)
+
+    def spooled(self, limit: int | None = None) -> list[SpooledFile]:
+        """What waits in `spool/new`, oldest first, at most `limit` files."""
+        names = sorted(entry.name for entry in os.scandir(self._new))[:limit]
+        return [
+            SpooledFile(path=self._new / name, received_at=int(name[:20]) / 1e9, sha256=name.split("-")[1])
+            for name in names
+        ]
+
+    def keep(self, spooled: Sequence[SpooledFile]) -> list[StoredFile]:
+        """Link spooled files into the store, durably; they stay in the spool until `forget`."""
+        kept, folders = [], set()
+        for item in spooled:
+            target = self._place(item.sha256)
+            with suppress(FileExistsError):
+                target.hardlink_to(item.path)
+                folders.add(target.parent)
+            kept.append(StoredFile(item.sha256, target.stat().st_size, target))
+        for folder in folders:
+            _sync_folder(folder)
+        return kept
+
+    def forget(self, spooled: Sequence[SpooledFile]) -> None:
+        """Remove registered files from the spool."""
+        for item in spooled:
+            item.path.unlink(missing_ok=True)
+
+    def set_aside(self, spooled: SpooledFile) -> Path:
+        """Move a file that cannot be registered out of the way, to `spool/unreadable`; returns where to."""
+        folder = self.root / "spool" / "unreadable"
+        folder.mkdir(exist_ok=True)
+        return spooled.path.rename(folder / spooled.path.name)
+
+    def put(self, data: bytes) -> StoredFile:
+        """Store bytes of our own making, durably; the same bytes twice are one file."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        target = self._place(sha256)
+        if not target.exists():
+            temporary = self._incoming / uuid.uuid4().hex
+            with temporary.open("xb", buffering=0) as file:
+                _write_all(file.fileno(), data)
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_folder(target.parent)
+        return StoredFile(sha256, len(data), target)
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with this digest lies."""
+        return self._files / sha256[:2] / f"{sha256}.dcm"
+
+    def free_gb(self) -> float:
+        """Free space for us, in units of 10^9 bytes."""
+        return shutil.disk_usage(self.root).free / 1e9
+
+    def sweep(self) -> int:
+        """Remove what interrupted writes of more than an hour ago left behind; returns how many files."""
+        stale = [entry for entry in self._incoming.iterdir() if entry.stat().st_mtime < time.time() - 3600]
+        for entry in stale:
+            entry.unlink(missing_ok=True)
+        return len(stale)
+
+    def _place(self, sha256: str) -> Path:
+        target = self.path(sha256)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            _sync_folder(self._files)
+        return target
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.write(descriptor, view[:_COPY])
+        view = view[written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,42 @@
+"""The running processes of the node, each with a row of its own that it keeps fresh."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from pacs_node.journal.database import Database
+from pacs_node.journal.queue import LEASE_SECONDS
+from pacs_node.journal.schema import RoleRow
+from pacs_node.records import RunningRole
+
+
+def beat(database: Database, role: RunningRole) -> None:
+    """Say that a process lives, what it does and whether it is ready."""
+    ours = (RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid)
+    values = {"address": role.address, "ready": role.ready, "seen_at": database.clock()}
+    with database.write() as connection:
+        if connection.execute(sa.update(RoleRow).where(*ours).values(values)).rowcount == 0:
+            connection.execute(
+                sa.insert(RoleRow).values(role=role.role, host=role.host, pid=role.pid, **values)
+            )
+
+
+def leave(database: Database, role: RunningRole) -> None:
+    """Say that a process ends."""
+    with database.write() as connection:
+        connection.execute(
+            sa.delete(RoleRow).where(
+                RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid
+            )
+        )
+
+
+def running(database: Database) -> list[RunningRole]:
+    """The processes that were seen within a lease's time."""
+    query = (
+        sa.select(RoleRow.role, RoleRow.host, RoleRow.pid, RoleRow.address, RoleRow.ready)
+        .where(RoleRow.seen_at > database.clock() - LEASE_SECONDS)
+        .order_by(RoleRow.role, RoleRow.host, RoleRow.pid)
+    )
+    with database.read() as connection:
+        return [RunningRole(**row) for row in connection.execute(query).mappings()]

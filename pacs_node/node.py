@@ -1,0 +1,228 @@
+"""The composition root: wires the rooms into the roles `receive`, `worker` and `deliver`.
+
+A role is a process. It says that it lives in a row of its own, works until `stop` is set, finishes what it
+has in hand and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from pacs_node.config import Destination, Settings
+from pacs_node.deliver import sender
+from pacs_node.errors import AdmissionError, PacsNodeError
+from pacs_node.files import FileStore
+from pacs_node.journal import audit, deliveries, intake, queue, roles
+from pacs_node.journal.database import Database
+from pacs_node.pipeline import Classifier
+from pacs_node.receive import admission
+from pacs_node.receive.scp import StorageScp
+from pacs_node.records import NodeIdentity, RunningRole
+from pacs_node.worker import Worker
+
+ROLES = ("receive", "worker", "deliver")
+BEAT_SECONDS = 5.0
+POLL_SECONDS = 0.2
+ERROR_PAUSE_SECONDS = 5.0
+INTAKE_BATCH = 100
+
+_log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Keeps a process's row and its leases fresh from a thread of its own, until it is left."""
+
+    def __init__(self, database: Database, role: str) -> None:
+        self._database = database
+        self._role = RunningRole(role, socket.gethostname(), os.getpid(), address="", ready=False)
+        self._tokens: set[str] = set()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        roles.beat(self._database, self._role)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        roles.leave(self._database, self._role)
+
+    def ready(self, address: str = "") -> None:
+        """Say that the role does its work now, and at which address."""
+        self._role = replace(self._role, ready=True, address=address)
+        roles.beat(self._database, self._role)
+        _log.info("ready", role=self._role.role, address=address)
+
+    @contextmanager
+    def hold(self, token: str) -> Iterator[None]:
+        """Renew this lease until the block is left."""
+        self._tokens.add(token)
+        try:
+            yield
+        finally:
+            self._tokens.discard(token)
+
+    def _run(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            with surviving("heartbeat"):
+                roles.beat(self._database, self._role)
+                queue.renew(self._database, tuple(self._tokens))
+
+
+@contextmanager
+def surviving(what: str) -> Iterator[None]:
+    """The edge of a loop that must survive: an error is logged and the loop goes on."""
+    try:
+        yield
+    except PacsNodeError as error:
+        _log.error("loop_error", loop=what, error=str(error))
+    except Exception:  # noqa: BLE001 - that is what this edge is for
+        _log.exception("loop_error", loop=what)
+
+
+def open_journal(settings: Settings) -> tuple[Database, NodeIdentity]:
+    """The journal, at this version's schema, and who we are."""
+    database = Database(settings.database_url)
+    database.migrate()
+    return database, database.identity(settings.node.ae_title)
+
+
+def receive(settings: Settings, stop: threading.Event) -> None:
+    """The role that lets objects in: the storage SCP and the intake."""
+    database, node = open_journal(settings)
+    files = FileStore(settings.storage.path)
+    arrived = threading.Event()
+    scp = StorageScp(settings.node, settings.peers, files, settings.storage.min_free_gb, arrived.set)
+    with Heartbeat(database, "receive") as heartbeat:
+        files.sweep()
+        scp.start()
+        heartbeat.ready(f"{settings.node.host}:{scp.port}")
+        try:
+            while not stop.is_set():
+                arrived.wait(POLL_SECONDS)
+                arrived.clear()
+                work_off(stop, "intake", lambda: take_in(settings, database, files, node))
+        finally:
+            scp.stop()
+            with surviving("intake"):
+                take_in(settings, database, files, node)
+
+
+def take_in(settings: Settings, database: Database, files: FileStore, node: NodeIdentity) -> bool:
+    """Register one batch of what waits in the spool; False where nothing waited. Start-up runs it too."""
+    spooled = files.spooled(INTAKE_BATCH)
+    arrivals, registered = [], []
+    for item, stored in zip(spooled, files.keep(spooled), strict=True):
+        try:
+            arrivals.append(
+                admission.examine(
+                    stored, item.received_at, settings.study, node.device_uid, datetime.now(UTC).date()
+                )
+            )
+            registered.append(item)
+        except AdmissionError as error:
+            moved = files.set_aside(item)
+            _log.error("unreadable_in_spool", path=str(moved), error=str(error))
+            with database.write() as connection:
+                audit.append(connection, database.clock(), "unreadable", sha256=item.sha256, why=str(error))
+    if arrivals:
+        intake.register(database, arrivals, settings.study.quiet_seconds)
+    files.forget(registered)
+    return bool(spooled)
+
+
+def worker(settings: Settings, stop: threading.Event, classifier: Callable[[Settings], Classifier]) -> None:
+    """The role that analyzes images and reports studies."""
+    database, node = open_journal(settings)
+    files = FileStore(settings.storage.path)
+    with Heartbeat(database, "worker") as heartbeat:
+        model = classifier(settings)
+        work = Worker(settings, database, files, node, model, heartbeat)
+        heartbeat.ready(model.identity.id)
+        while not stop.is_set():
+            work_off(stop, "worker", work.step)
+            stop.wait(POLL_SECONDS)
+
+
+def deliver(settings: Settings, stop: threading.Event) -> None:
+    """The role that sends results: a thread for each destination, so that none holds up another."""
+    database, node = open_journal(settings)
+    files = FileStore(settings.storage.path)
+    with Heartbeat(database, "deliver") as heartbeat:
+
+        def send(destination: Destination) -> bool:
+            claim = deliveries.claim_deliveries(database, destination.name, sender.BATCH)
+            if claim is None:
+                return False
+            with heartbeat.hold(claim.token):
+                sender.send(database, files, destination, node.ae_title, claim)
+            return True
+
+        def run(destination: Destination) -> None:
+            while not stop.is_set():
+                work_off(stop, f"deliver to {destination.name}", lambda: send(destination))
+                stop.wait(POLL_SECONDS)
+
+        threads = [
+            threading.Thread(target=run, args=(destination,), name=f"deliver-{destination.name}")
+            for destination in settings.destinations
+        ]
+        for thread in threads:
+            thread.start()
+        heartbeat.ready()
+        stop.wait()
+        for thread in threads:
+            thread.join()
+
+
+def work_off(stop: threading.Event, what: str, step: Callable[[], bool]) -> None:
+    """Repeat a step until nothing is due or the role is to stop; after an error, pause."""
+    more = True
+    while more and not stop.is_set():
+        more = False
+        failed = True
+        with surviving(what):
+            more = step()
+            failed = False
+        if failed:
+            stop.wait(ERROR_PAUSE_SECONDS)
+
+
+def served_classifier(settings: Settings) -> Classifier:
+    """The classifier of the model package in the settings."""
+    from pacs_node.analyze import package
+    from pacs_node.analyze.classifier import Classifier as Network
+
+    model = settings.model
+    return Network(package.load(model.path), model.device, model.threshold)
+
+
+def stop_on_signals(supervised: bool) -> threading.Event:
+    """An event that SIGTERM and SIGINT set; where supervised, the end of standard input too.
+
+    The pipe closes also when the supervisor is killed, so that it leaves no orphans.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if supervised:
+
+        def watch() -> None:
+            while sys.stdin.buffer.read(1):
+                pass
+            stop.set()
+
+        threading.Thread(target=watch, name="stdin", daemon=True).start()
+    return stop

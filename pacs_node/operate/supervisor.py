@@ -1,0 +1,91 @@
+"""Starts each role as a process of its own, restarts a dead one, passes SIGTERM on, and does nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+STOP_SECONDS = 30.0
+CHECK_SECONDS = 0.2
+FIRST_RESTART_SECONDS = 1.0
+LAST_RESTART_SECONDS = 60.0
+STABLE_SECONDS = 60.0
+WRONG_CONFIGURATION = 2
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Child:
+    role: str
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    restarts: int = 0
+    start_at: float = 0.0
+
+
+def supervise(config: Path | None, roles: Sequence[str], stop: threading.Event) -> int:
+    """Run the roles until `stop` is set or one says that its configuration is wrong; returns the exit code.
+
+    A role that names itself twice in `roles` runs twice.
+    """
+    children = [_Child(role) for role in roles]
+    code = 0
+    while not stop.is_set() and code == 0:
+        for child in children:
+            code = _tend(child, config) or code
+        stop.wait(CHECK_SECONDS)
+    _end(children)
+    return code
+
+
+def _tend(child: _Child, config: Path | None) -> int:
+    """Start a child that is due and note one that died; returns 2 where it must not be started again."""
+    now = time.monotonic()
+    if child.process is None:
+        if now >= child.start_at:
+            child.process = _start(child.role, config)
+            child.started_at = now
+        return 0
+    status = child.process.poll()
+    if status is None:
+        return 0
+    child.process = None
+    if status == WRONG_CONFIGURATION:
+        return WRONG_CONFIGURATION
+    child.restarts = 0 if now - child.started_at > STABLE_SECONDS else child.restarts + 1
+    pause = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(child.restarts, 10))
+    child.start_at = now + pause
+    _log.error("role_died", role=child.role, status=status, restart_in_seconds=pause)
+    return 0
+
+
+def _start(role: str, config: Path | None) -> subprocess.Popen[bytes]:
+    # No fork of this process (CUDA), a session of its own (Ctrl-C reaches the supervisor alone), and a pipe
+    # whose end tells the role that its supervisor is gone.
+    options = ["--config", str(config)] if config else []
+    command = [sys.executable, "-m", "pacs_node", *options, role, "--supervised"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _end(children: Sequence[_Child]) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _log.error("role_killed", pid=process.pid, why=f"still working after {STOP_SECONDS:.0f} s")
+            process.kill()
+            process.wait()
+        if process.stdin:
+            process.stdin.close()

@@ -1,0 +1,1 @@
+"""Bytes in: the storage SCP, and who and what it lets in."""

@@ -1,0 +1,172 @@
+"""Who may send, what can be stored, and what of it is to be analyzed."""
+
+from __future__ import annotations
+
+import socket
+from datetime import date, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+
+from pacs_node.config import Peer, StudyRules
+from pacs_node.errors import AdmissionError
+from pacs_node.records import Arrival, Sender, StoredFile
+
+CANNOT_UNDERSTAND = 0xC000
+DOES_NOT_MATCH_SOP_CLASS = 0xA900
+
+_IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_HEADER = (
+    *_IDENTITY,
+    "BodyPartExamined",
+    "DeviceUID",
+    "ImageType",
+    "Modality",
+    "PatientID",
+    "PatientSpeciesCodeSequence",
+    "PatientSpeciesDescription",
+    "QualityControlImage",
+    "SpecificCharacterSet",
+    "StudyDate",
+)
+_HUMAN_CODES = {"337915000", "L-85B00"}
+_PARSE_ERRORS = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+)
+
+
+def may_send(peers: tuple[Peer, ...], calling_ae_title: str, address: str) -> bool:
+    """Whether a peer with this calling AE title and address is on the list; an empty list admits anyone."""
+    return not peers or any(
+        peer.ae_title == calling_ae_title.strip() and _is_from(peer, address) for peer in peers
+    )
+
+
+def _is_from(peer: Peer, address: str) -> bool:
+    if not peer.host:
+        return True
+    if peer.network is not None:
+        ip = ip_address(address)
+        mapped = getattr(ip, "ipv4_mapped", None)
+        return (mapped or ip) in peer.network
+    try:
+        known = {info[4][0] for info in socket.getaddrinfo(peer.host, None)}
+    except OSError:
+        return False
+    return address in known
+
+
+def read_header(path: Path) -> FileDataset:
+    """The attributes that identify and admit an object, read without its pixel data.
+
+    Raises AdmissionError (0xC000) where the file cannot be parsed or lacks one of the four identifying UIDs.
+    """
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+        missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
+    except _PARSE_ERRORS as error:
+        raise AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(error).__name__}") from error
+    if missing:
+        raise AdmissionError(CANNOT_UNDERSTAND, f"{', '.join(missing)} absent or empty")
+    return header
+
+
+def check_request(header: FileDataset, sop_class_uid: str, sop_instance_uid: str) -> None:
+    """Compare a data set with the C-STORE request that brought it (PS3.7 9.1.1); AdmissionError 0xA900."""
+    if header.SOPClassUID != sop_class_uid:
+        raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, "SOPClassUID differs from the request's")
+    if header.SOPInstanceUID != sop_instance_uid:
+        raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, "SOPInstanceUID differs from the request's")
+
+
+def examine(
+    stored: StoredFile, received_at: float, rules: StudyRules, device_uid: str, today: date
+) -> Arrival:
+    """What the journal is to know of a stored file, with the reason why it is skipped, if it is."""
+    header = read_header(stored.path)
+    meta = header.file_meta
+    information = bytes(meta.get("PrivateInformation", b""))
+    return Arrival(
+        sha256=stored.sha256,
+        size=stored.size,
+        received_at=received_at,
+        sender=Sender(
+            calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+            called_ae_title=str(meta.get("ReceivingApplicationEntityTitle", "")),
+            address=information.decode("ascii", "replace").rstrip("\0 "),
+        ),
+        study_instance_uid=str(header.StudyInstanceUID),
+        series_instance_uid=str(header.SeriesInstanceUID),
+        sop_instance_uid=str(header.SOPInstanceUID),
+        sop_class_uid=str(header.SOPClassUID),
+        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        modality=_text(header, "Modality"),
+        patient_id=_text(header, "PatientID"),
+        skip_reason=skip_reason(header, rules, device_uid, today),
+    )
+
+
+def skip_reason(header: FileDataset, rules: StudyRules, device_uid: str, today: date) -> str | None:
+    """Why an object is stored but not analyzed; None for an X-ray to be analyzed.
+
+    ImageType DERIVED alone is no reason: DX for presentation is commonly DERIVED\\PRIMARY, the processed form
+    of the detector's data (PS3.3 C.8.11.3.1.1). DERIVED\\SECONDARY is a reworked or captured image.
+    """
+    if device_uid and _text(header, "DeviceUID") == device_uid:
+        return "own result"
+    sop_class = header.SOPClassUID
+    if sop_class == DigitalXRayImageStorageForProcessing:
+        return "DX for processing: it has no defined windowing"
+    if sop_class not in (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation):
+        return f"not an X-ray image: {sop_class.name}"
+    modality = _text(header, "Modality")
+    if modality not in rules.accept.modalities:
+        return f"modality {modality or 'not stated'} is not accepted"
+    image_type = [str(value).upper() for value in header.get("ImageType") or ()]
+    if image_type[:2] == ["DERIVED", "SECONDARY"]:
+        return "ImageType DERIVED\\SECONDARY"
+    if _text(header, "QualityControlImage").upper() == "YES":
+        return "quality control image"
+    if _is_animal(header):
+        return "patient species is not human"
+    body_part = _text(header, "BodyPartExamined").upper()
+    if body_part and rules.accept.body_parts and body_part not in rules.accept.body_parts:
+        return f"body part {body_part} is not accepted"
+    if rules.max_study_age_days and _older_than(header, today - timedelta(days=rules.max_study_age_days)):
+        return f"study is older than {rules.max_study_age_days} days"
+    return None
+
+
+def _text(header: FileDataset, keyword: str) -> str:
+    return str(header.get(keyword) or "").strip()
+
+
+def _is_animal(header: FileDataset) -> bool:
+    codes = [str(item.get("CodeValue", "")) for item in header.get("PatientSpeciesCodeSequence") or ()]
+    described = _text(header, "PatientSpeciesDescription").lower()
+    if codes:
+        return not _HUMAN_CODES.intersection(codes)
+    return bool(described) and "homo sapiens" not in described and "human" not in described
+
+
+def _older_than(header: FileDataset, limit: date) -> bool:
+    try:
+        return datetime.strptime(_text(header, "StudyDate"), "%Y%m%d").date() < limit  # noqa: DTZ007
+    except ValueError:
+        return False

@@ -1,0 +1,233 @@
+"""The storage SCP: C-ECHO and C-STORE (PS3.4 annexes A and B). Success means durable."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import cast
+
+import structlog
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.transport import ThreadedAssociationServer
+
+from pacs_node import __version__
+from pacs_node.config import Node, Peer
+from pacs_node.errors import AdmissionError, ConfigError
+from pacs_node.files import FileStore
+from pacs_node.receive import admission
+from pacs_node.records import Sender
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+
+# pynetdicom takes the first of ours that the peer proposes: lossless before lossy.
+TRANSFER_SYNTAXES = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEGLosslessSV1,
+    JPEGLossless,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+    RLELossless,
+    JPEGLSNearLossless,
+    JPEG2000,
+    JPEGExtended12Bit,
+    JPEGBaseline8Bit,
+]
+IMPLEMENTATION_CLASS_UID = UID("2.25.190225597323670437850691876262396535473")
+IMPLEMENTATION_VERSION_NAME = f"PACSNODE_{__version__.replace('.', '')}"
+
+_log = structlog.get_logger(__name__)
+
+
+class StorageScp:
+    """Receives objects into the file store's spool and calls `arrived` after each.
+
+    `start` returns once the port answers; `stop` ends the associations. `port` is the real port, also where
+    the settings say 0.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        peers: tuple[Peer, ...],
+        files: FileStore,
+        min_free_gb: float,
+        arrived: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self._peers = peers
+        self._files = files
+        self._min_free_gb = min_free_gb
+        self._arrived = arrived
+        self._space = _FreeSpace(files)
+        self._server: ThreadedAssociationServer | None = None
+        self._stopping = threading.Event()
+
+    @property
+    def port(self) -> int:
+        """The port that answers; raises RuntimeError before `start`."""
+        if self._server is None:
+            raise RuntimeError("the SCP was not started")
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Listen. Raises ConfigError where the address cannot be had."""
+        ae = AE(ae_title=self._node.ae_title)
+        ae.maximum_associations = self._node.max_associations
+        ae.maximum_pdu_size = self._node.max_pdu
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        ae.add_supported_context(VERIFICATION)
+        for context in AllStoragePresentationContexts:
+            ae.add_supported_context(str(context.abstract_syntax), TRANSFER_SYNTAXES)
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_REQUESTED, self.on_requested),
+            (evt.EVT_C_ECHO, self.on_echo),
+            (evt.EVT_C_STORE, self.on_store),
+        ]
+        where = (self._node.host, self._node.port)
+        try:
+            self._server = ae.start_server(where, block=False, evt_handlers=handlers)
+        except OSError as error:
+            raise ConfigError(
+                f"node.host, node.port: cannot listen on {where[0]}:{where[1]}: {error}"
+            ) from error
+
+    def stop(self) -> None:
+        """Refuse new objects, abort the open associations and close the port."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.ae.shutdown()
+
+    def on_requested(self, event: evt.Event) -> None:
+        """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4)."""
+        request = cast(A_ASSOCIATE, event.assoc.requestor.primitive)
+        address = str(event.assoc.requestor.address)
+        calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
+        if not admission.may_send(self._peers, calling, address):
+            diagnostic = 0x03
+        elif self._node.require_called_ae and called not in (self._node.ae_title, *self._node.ae_aliases):
+            diagnostic = 0x07
+        else:
+            return
+        _log.warning("association_rejected", calling=calling, called=called, address=address, why=diagnostic)
+        event.assoc.acse.send_reject(0x01, 0x01, diagnostic)
+        evt.trigger(event.assoc, evt.EVT_REJECTED, {})
+        event.assoc.kill()
+
+    def on_echo(self, event: evt.Event) -> int:
+        """Answer a C-ECHO."""
+        return SUCCESS
+
+    def on_store(self, event: evt.Event) -> Dataset:
+        """Store one object durably, exactly as received; a refused one leaves nothing behind."""
+        request = cast(C_STORE, event.request)
+        sender = _sender(event)
+        try:
+            if self._stopping.is_set():
+                raise AdmissionError(OUT_OF_RESOURCES, "the node is shutting down")
+            if self._space.gb() < self._min_free_gb:
+                raise AdmissionError(OUT_OF_RESOURCES, "the node is short of disk space")
+            data = request.DataSet or BytesIO()
+            meta = _file_meta(request, event.context.transfer_syntax, sender)
+            with self._files.spool((meta, data.getbuffer())) as path:
+                header = admission.read_header(path)
+                admission.check_request(
+                    header, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+                )
+        except AdmissionError as error:
+            return self._refuse(request, sender, error.status, str(error))
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+            return self._refuse(request, sender, OUT_OF_RESOURCES, f"the object could not be written: {name}")
+        self._arrived()
+        return _status(SUCCESS)
+
+    def _refuse(self, request: C_STORE, sender: Sender, status: int, comment: str) -> Dataset:
+        _log.warning(
+            "store_refused",
+            status=f"0x{status:04X}",
+            comment=comment,
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            calling=sender.calling_ae_title,
+        )
+        return _status(status, comment)
+
+
+class _FreeSpace:
+    """Free space, asked of the file system once a second at most."""
+
+    def __init__(self, files: FileStore) -> None:
+        self._files = files
+        self._asked_at = float("-inf")
+        self._gb = 0.0
+
+    def gb(self) -> float:
+        if time.monotonic() - self._asked_at > 1:
+            self._gb = self._files.free_gb()
+            self._asked_at = time.monotonic()
+        return self._gb
+
+
+def _status(status: int, comment: str = "") -> Dataset:
+    answer = Dataset()
+    answer.Status = status
+    if comment:
+        answer.ErrorComment = comment[:64]
+    return answer
+
+
+def _sender(event: evt.Event) -> Sender:
+    requestor = event.assoc.requestor
+    association_request = cast(A_ASSOCIATE, requestor.primitive)
+    return Sender(
+        calling_ae_title=requestor.ae_title.strip(),
+        called_ae_title=association_request.called_ae_title.strip(),
+        address=str(requestor.address),
+    )
+
+
+def _file_meta(request: C_STORE, transfer_syntax: UID | str | None, sender: Sender) -> bytes:
+    """Preamble and file meta (PS3.10 7.1): with them a file says by itself who sent it to whom."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(str(request.AffectedSOPClassUID))
+    meta.MediaStorageSOPInstanceUID = UID(str(request.AffectedSOPInstanceUID))
+    meta.TransferSyntaxUID = UID(str(transfer_syntax))
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    meta.SourceApplicationEntityTitle = sender.calling_ae_title
+    meta.SendingApplicationEntityTitle = sender.calling_ae_title
+    meta.ReceivingApplicationEntityTitle = sender.called_ae_title
+    meta.PrivateInformationCreatorUID = IMPLEMENTATION_CLASS_UID
+    meta.PrivateInformation = sender.address.encode("ascii")
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, meta, enforce_standard=True)
+    return b"\0" * 128 + b"DICM" + bytes(buffer.getvalue())

@@ -1,0 +1,359 @@
+"""The frozen types that travel from room to room.
+
+Coordinates are DICOM's: column first, in pixels of the source image as stored, the top-left corner of the
+first pixel at (0, 0) and its centre at (0.5, 0.5) (PS3.3 C.18.6.1.1, the half-pixel rule of SCOORD).
+Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+Point = tuple[float, float]
+"""(column, row) in source pixel coordinates."""
+
+
+class InstanceState(StrEnum):
+    """Where a received image stands."""
+
+    RECEIVED = "RECEIVED"
+    ANALYZED = "ANALYZED"
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+
+
+class StudyState(StrEnum):
+    """Where a study stands."""
+
+    OPEN = "OPEN"
+    REPORTED = "REPORTED"
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+
+
+class DeliveryState(StrEnum):
+    """Where one result stands with one destination."""
+
+    PENDING = "PENDING"
+    SENT = "SENT"
+    QUARANTINED = "QUARANTINED"
+
+
+class Outcome(StrEnum):
+    """What a report says of its study."""
+
+    POSITIVE = "POSITIVE"
+    NEGATIVE = "NEGATIVE"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent an object: the AE titles of the association and the peer's address."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An object that was durably stored and is to be registered in the journal."""
+
+    sha256: str
+    size: int
+    received_at: float
+    sender: Sender
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    patient_id: str
+    skip_reason: str | None
+    """Why it is not to be analyzed; None for an X-ray that the node accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One registered object, as the queues and the reports see it."""
+
+    id: int
+    study_id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    modality: str
+    patient_id: str
+    sha256: str
+    received_at: float
+    sender: Sender
+    state: InstanceState
+    reason: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study, as the queues and the reports see it."""
+
+    id: int
+    study_instance_uid: str
+    state: StudyState
+    reason: str | None
+    revision: int
+    attempts: int
+    first_received_at: float
+    last_received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model speaks, and in which codes: what a report must know of a model package."""
+
+    id: str
+    name: str
+    version: str
+    sha256: str
+    threshold: float
+    """Operating point on the calibrated probability, 0..1; at or above it is positive."""
+    finding: Code
+    """The concept looked for, such as (125605004, SCT, "Fracture of bone")."""
+    positive_phrase: str
+    """What people read first, such as "Fracture suspected"."""
+    negative_phrase: str
+    """Its opposite, such as "no fracture suspected"."""
+    negative_caveat: str
+    """What a negative result does not mean, such as "Does not exclude a fracture."."""
+
+    @property
+    def key(self) -> str:
+        """sha256 of all that decides an answer: a stored finding is valid for this key only."""
+        return hashlib.sha256(f"{self.sha256}:{self.threshold!r}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeatMap:
+    """A class activation map on the network's own grid, with its place in the source image.
+
+    `values` is float32, shape (rows, columns), 0..1. The centre of cell (row r, column c) lies at source
+    coordinates (origin[0] + c * step[0], origin[1] + r * step[1]); cells may lie outside of the image where
+    it was letterboxed.
+    """
+
+    values: NDArray[np.float32]
+    origin: Point
+    step: Point
+
+    def at_size(self, rows: int, columns: int, out_shape: tuple[int, int]) -> NDArray[np.float32]:
+        """The map over a whole source image of `rows` x `columns`, as an image of `out_shape`.
+
+        Float32, sampled bilinearly at the centres of the output's pixels; beyond the outermost cells, their
+        values go on.
+        """
+        weights = []
+        for axis, (source, out) in enumerate(((rows, out_shape[0]), (columns, out_shape[1]))):
+            centres = (np.arange(out) + 0.5) * (source / out)
+            cells = self.values.shape[axis]
+            at = np.clip((centres - self.origin[1 - axis]) / self.step[1 - axis], 0, cells - 1)
+            weights.append(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32))
+        over: NDArray[np.float32] = weights[0] @ self.values @ weights[1].T
+        return over
+
+    def to_bytes(self) -> bytes:
+        """The map as a NumPy archive, for the journal."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer, values=self.values, origin=np.asarray(self.origin), step=np.asarray(self.step)
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The map that `to_bytes` wrote."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            origin, step = archive["origin"], archive["step"]
+            return cls(
+                values=archive["values"].astype(np.float32),
+                origin=(float(origin[0]), float(origin[1])),
+                step=(float(step[0]), float(step[1])),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A suspicious region: an open polygon in source coordinates, and the map's peak in it (0..1)."""
+
+    polygon: tuple[Point, ...]
+    score: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Its bounding box: left, top, right, bottom."""
+        columns = [point[0] for point in self.polygon]
+        rows = [point[1] for point in self.polygon]
+        return min(columns), min(rows), max(columns), max(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the model said of one image."""
+
+    content_key: str
+    """sha256 of the decoded pixels and the attributes that interpret them: the identity of content."""
+    probability: float
+    """Calibrated, 0..1, rounded to four decimals here and nowhere else."""
+    positive: bool
+    heat_map: HeatMap
+    regions: tuple[Region, ...]
+    """Suspicious regions, strongest first; empty where the image is negative."""
+    notes: tuple[str, ...] = ()
+    """What was odd about the image and is worth an audit line, such as contradictory inversion attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What came of one image: a finding, or the reason why there is none."""
+
+    instance: Instance
+    finding: Finding | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """One image of a study with what came of it: a finding, or the reason why there is none."""
+
+    instance: Instance
+    source: Dataset
+    """The source's header, without pixel data."""
+    finding: Finding | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The report that an amended report replaces."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Who we are: created once with the journal, kept for ever."""
+
+    namespace: str
+    """UUID from which every UID of ours is derived (version 5)."""
+    device_uid: str
+    ae_title: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """All that a report is made from; frozen in the journal, so that it can be made only once."""
+
+    node: NodeIdentity
+    model: ModelIdentity
+    study_instance_uid: str
+    revision: int
+    created_at: float
+    images: tuple[ImageResult, ...]
+    """The analyzed and the failed images in the order of series and instance number; never empty."""
+    predecessor: Predecessor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One object of ours that was checked and stored, ready to be delivered."""
+
+    role: str
+    """"SR" or "SC"."""
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    sha256: str
+    size: int
+    source_instance_id: int | None
+    """The image that an SC shows; None for an SR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One result that is to reach one destination."""
+
+    id: int
+    result_id: int
+    study_id: int
+    study_instance_uid: str
+    destination: str
+    role: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    sha256: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendOutcome:
+    """What a destination answered to one C-STORE; `status` is None where no answer came."""
+
+    status: int | None
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One line of the audit log."""
+
+    seq: int
+    at: float
+    event: str
+    study_instance_uid: str | None
+    sop_instance_uid: str | None
+    details: dict[str, Any]
+    prev_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in the content-addressed store."""
+
+    sha256: str
+    size: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRole:
+    """One process of the node: what it does, where, and whether it is ready for work."""
+
+    role: str
+    host: str
+    pid: int
+    address: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a classifier says of one image."""
+
+    probability: float
+    """Calibrated, 0..1, rounded to four decimals."""
+    heat_map: HeatMap

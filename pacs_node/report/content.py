@@ -1,0 +1,298 @@
+"""The content items of a report, built from highdicom's value types: TID 1500 with its groups, and TID 2000.
+
+highdicom's templates are not used: they write a source concept that Stone does not draw and CONTINUOUS
+containers that make dsr2html drop every concept name, refuse a report without measurements, and know no
+Qualitative Evaluations. The order of the items is that of the templates (PS3.16 Annex A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sr import (
+    CodeContentItem,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    FindingSite,
+    GraphicTypeValues,
+    ImageContentItem,
+    NumContentItem,
+    RelationshipTypeValues,
+    ScoordContentItem,
+    TextContentItem,
+    UIDRefContentItem,
+)
+from pydicom.sr.coding import Code
+
+from pacs_node import __version__, config
+from pacs_node.records import Finding, ImageResult, Outcome, Point, Region, ReportRequest
+from pacs_node.report import anatomy, source, uids, wording
+
+MANUFACTURER = "pacs-node"
+FINDING = Code("121071", "DCM", "Finding")
+CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
+PROBABILITY = Code("122157", "DCM", "Probability")
+IMAGE_REGION = Code("111030", "DCM", "Image Region")
+ORIGINAL_SOURCE = Code("111040", "DCM", "Original Source")
+SUMMARY = Code("121111", "DCM", "Summary")
+COMMENT = Code("121106", "DCM", "Comment")
+TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
+MEASUREMENT_GROUP = Code("125007", "DCM", "Measurement Group")
+PRESENT = Code("52101004", "SCT", "Present")
+ABSENT = Code("272519000", "SCT", "Absent")
+
+_PERCENT = Code("%", "UCUM", "percent")
+_PIXELS = Code("{pixels}", "UCUM", "Pixels")
+_MM = Code("mm", "UCUM", "mm")
+_MODALITIES = {"CR": "Computed Radiography", "DX": "Digital Radiography"}
+_ANCHOR = 12.5
+"""Where the point of a whole image's evaluation lies, in pixels from the top left: it marks nothing."""
+
+_CONTAINS = RelationshipTypeValues.CONTAINS
+_MODIFIES = RelationshipTypeValues.HAS_CONCEPT_MOD
+_OBSERVES = RelationshipTypeValues.HAS_OBS_CONTEXT
+_ACQUIRES = RelationshipTypeValues.HAS_ACQ_CONTEXT
+
+
+def measurement_report(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
+    """TID 1500: summary, image library, a group for each region and each analyzed image, evaluations."""
+    regions = [
+        item
+        for image, name in _named(request)
+        if image.finding
+        for item in _region_groups(request, image, image.finding, name)
+    ]
+    whole = [
+        _image_group(request, image, image.finding, name) for image, name in _named(request) if image.finding
+    ]
+    procedure = Code("363679005", "SCT", "Imaging procedure")
+    return _container(
+        Code("126000", "DCM", "Imaging Measurement Report"),
+        [
+            *_language_and_observer(request),
+            CodeContentItem(Code("121058", "DCM", "Procedure reported"), procedure, _MODIFIES),
+            TextContentItem(SUMMARY, wording.summary(request, settings), _CONTAINS),
+            _image_library(request),
+            _container(Code("126010", "DCM", "Imaging Measurements"), [*regions, *whole], _CONTAINS),
+            _qualitative_evaluations(request, settings),
+        ],
+        template="1500",
+    )
+
+
+def failure_report(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
+    """TID 2000: that no image was analyzed, and why; a text that viewers show, without measurements."""
+    reasons = [wording.summary(request, settings)]
+    reasons += _failures(request)
+    impressions = _container(
+        Code("121072", "DCM", "Impressions"),
+        [TextContentItem(Code("121073", "DCM", "Impression"), text, _CONTAINS) for text in reasons],
+        _CONTAINS,
+    )
+    return _container(
+        Code("18748-4", "LN", "Diagnostic Imaging Report"),
+        [*_language_and_observer(request), impressions],
+        template="2000",
+    )
+
+
+def _named(request: ReportRequest) -> list[tuple[ImageResult, str]]:
+    names = [f"{name[0].upper()}{name[1:]}" for name in source.image_names(request.images)]
+    return list(zip(request.images, names, strict=True))
+
+
+def _failures(request: ReportRequest) -> list[str]:
+    """Which images were not analyzed, and why."""
+    return [
+        f"{name}: NOT ANALYZED: {image.failure or 'no reason is known'}"
+        for image, name in _named(request)
+        if image.finding is None
+    ]
+
+
+def _container(
+    name: Code,
+    items: Sequence[ContentItem],
+    relationship: RelationshipTypeValues | None = None,
+    template: str | None = None,
+) -> ContainerContentItem:
+    container = ContainerContentItem(
+        name, is_content_continuous=False, template_id=template, relationship_type=relationship
+    )
+    container.ContentSequence = ContentSequence(list(items))
+    return container
+
+
+def _language_and_observer(request: ReportRequest) -> list[ContentItem]:
+    """TID 1204 and TID 1004: English, seen by this device."""
+    language = Code("en-US", "RFC5646", "English (United States)")
+    return [
+        CodeContentItem(
+            Code("121049", "DCM", "Language of Content Item and Descendants"), language, _MODIFIES
+        ),
+        CodeContentItem(Code("121005", "DCM", "Observer Type"), Code("121007", "DCM", "Device"), _OBSERVES),
+        UIDRefContentItem(Code("121012", "DCM", "Device Observer UID"), request.node.device_uid, _OBSERVES),
+        TextContentItem(Code("121013", "DCM", "Device Observer Name"), request.node.ae_title, _OBSERVES),
+        TextContentItem(Code("121014", "DCM", "Device Observer Manufacturer"), MANUFACTURER, _OBSERVES),
+        TextContentItem(
+            Code("121015", "DCM", "Device Observer Model Name"), f"pacs-node {__version__}", _OBSERVES
+        ),
+    ]
+
+
+def _image_library(request: ReportRequest) -> ContainerContentItem:
+    """TID 1600: every image of the request, also those that could not be analyzed."""
+    images = [_library_entry(image) for image in request.images]
+    group = _container(Code("126200", "DCM", "Image Library Group"), images, _CONTAINS)
+    return _container(Code("111028", "DCM", "Image Library"), [group], _CONTAINS)
+
+
+def _library_entry(image: ImageResult) -> ImageContentItem:
+    """TID 1601 and 1603, with the rows for which the source has a value."""
+    header, instance = image.source, image.instance
+    modality = Code(instance.modality, "DCM", _MODALITIES.get(instance.modality, instance.modality))
+    rows: list[ContentItem] = [CodeContentItem(Code("121139", "DCM", "Modality"), modality, _ACQUIRES)]
+    for code, meaning, keyword in (("110910", "Rows", "Rows"), ("110911", "Columns", "Columns")):
+        if header.get(keyword):
+            name = Code(code, "DCM", f"Pixel Data {meaning}")
+            rows.append(NumContentItem(name, int(header[keyword].value), _PIXELS, None, _ACQUIRES))
+    orientation = header.get("PatientOrientation") or []
+    if len(orientation) == 2 and all(orientation):
+        for code, along, value in (("111044", "Row", orientation[0]), ("111043", "Column", orientation[1])):
+            rows.append(
+                TextContentItem(Code(code, "DCM", f"Patient Orientation {along}"), str(value), _ACQUIRES)
+            )
+    spacing = header.get("ImagerPixelSpacing") or []
+    if len(spacing) == 2 and all(spacing):
+        for code, along, value in (("111026", "Horizontal", spacing[1]), ("111066", "Vertical", spacing[0])):
+            name = Code(code, "DCM", f"{along} Pixel Spacing")
+            rows.append(NumContentItem(name, float(value), _MM, None, _ACQUIRES))
+    entry = ImageContentItem(
+        Code("260753009", "SCT", "Source"),
+        instance.sop_class_uid,
+        instance.sop_instance_uid,
+        relationship_type=_CONTAINS,
+    )
+    entry.ContentSequence = ContentSequence(rows)
+    return entry
+
+
+def _region_groups(
+    request: ReportRequest, image: ImageResult, finding: Finding, name: str
+) -> list[ContainerContentItem]:
+    """TID 1410: the outline of each suspicious region, with the certainty of its image."""
+    return [
+        _container(
+            MEASUREMENT_GROUP,
+            [
+                *_tracking(f"{name}: region {number + 1}", uids.tracking(request, image, number)),
+                CodeContentItem(FINDING, request.model.finding, _CONTAINS),
+                *_finding_site(request, image),
+                *_algorithm(request),
+                _number(request, CERTAINTY, finding),
+                _coordinates(image, GraphicTypeValues.POLYLINE, _outline(image, region)),
+            ],
+            _CONTAINS,
+            template="1410",
+        )
+        for number, region in enumerate(finding.regions)
+    ]
+
+
+def _image_group(
+    request: ReportRequest, image: ImageResult, finding: Finding, name: str
+) -> ContainerContentItem:
+    """TID 1501: whether the finding is present in one image. Absent has a probability, never a Finding.
+
+    It carries a SCOORD instead of a plain image reference, with which OHIF opens the report as a black page.
+    """
+    said = wording.evaluation(request, finding)
+    anchor = (min(_ANCHOR, image.source.Columns / 2), min(_ANCHOR, image.source.Rows / 2))
+    present = [CodeContentItem(FINDING, request.model.finding, _CONTAINS)] if finding.positive else []
+    return _container(
+        MEASUREMENT_GROUP,
+        [
+            *_tracking(f"{name}: {said}", uids.tracking(request, image)),
+            *present,
+            *_finding_site(request, image),
+            *_algorithm(request),
+            _number(request, CERTAINTY if finding.positive else PROBABILITY, finding),
+            CodeContentItem(request.model.finding, PRESENT if finding.positive else ABSENT, _CONTAINS),
+            _coordinates(image, GraphicTypeValues.POINT, [anchor]),
+        ],
+        _CONTAINS,
+        template="1501",
+    )
+
+
+def _qualitative_evaluations(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
+    """Row 12 of TID 1500: how far the algorithm came, what failed and why, and the label."""
+    partial = any(image.finding is None for image in request.images)
+    value, meaning = {
+        (False, False): ("111241", "All algorithms succeeded; without findings"),
+        (False, True): ("111242", "All algorithms succeeded; with findings"),
+        (True, False): ("111243", "Not all algorithms succeeded; without findings"),
+        (True, True): ("111244", "Not all algorithms succeeded; with findings"),
+    }[partial, wording.outcome(request) is Outcome.POSITIVE]
+    name = Code("111017", "DCM", "CAD Processing and Findings Summary")
+    return _container(
+        Code("C0034375", "UMLS", "Qualitative Evaluations"),
+        [
+            CodeContentItem(name, Code(value, "DCM", meaning), _CONTAINS),
+            *(TextContentItem(COMMENT, text, _CONTAINS) for text in (settings.label, *_failures(request))),
+        ],
+        _CONTAINS,
+    )
+
+
+def _tracking(identifier: str, uid: str) -> list[ContentItem]:
+    """TID 1501 and 1410, rows 2 and 3. OHIF reads the UID of every group unasked."""
+    return [
+        TextContentItem(Code("112039", "DCM", "Tracking Identifier"), identifier, _OBSERVES),
+        UIDRefContentItem(TRACKING_UID, uid, _OBSERVES),
+    ]
+
+
+def _finding_site(request: ReportRequest, image: ImageResult) -> list[ContentItem]:
+    """Where in the body, if it is known in codes, and on which side, if that is not contradictory."""
+    site = anatomy.site(image.source)
+    side = source.side(request, image)
+    return [FindingSite(site, laterality=anatomy.SIDE_CODES[side] if side else None)] if site else []
+
+
+def _algorithm(request: ReportRequest) -> list[ContentItem]:
+    """TID 4019: which model spoke, and at which operating point."""
+    return [
+        TextContentItem(Code("111001", "DCM", "Algorithm Name"), request.model.name, _MODIFIES),
+        TextContentItem(Code("111003", "DCM", "Algorithm Version"), wording.version(request), _MODIFIES),
+        TextContentItem(
+            Code("111002", "DCM", "Algorithm Parameters"), f"threshold={request.model.threshold:g}", _MODIFIES
+        ),
+    ]
+
+
+def _number(request: ReportRequest, name: Code, finding: Finding) -> NumContentItem:
+    number = NumContentItem(name, round(finding.probability * 100, 2), _PERCENT, None, _CONTAINS)
+    number.ContentSequence = ContentSequence(_algorithm(request))
+    return number
+
+
+def _outline(image: ImageResult, region: Region) -> list[Point]:
+    """A region's polygon, closed, and kept inside of the image."""
+    rows, columns = float(image.source.Rows), float(image.source.Columns)
+    inside = [(min(max(x, 0.0), columns), min(max(y, 0.0), rows)) for x, y in region.polygon]
+    return [*inside, inside[0]]
+
+
+def _coordinates(image: ImageResult, graphic: GraphicTypeValues, points: list[Point]) -> ScoordContentItem:
+    coordinates = ScoordContentItem(IMAGE_REGION, graphic, np.asarray(points), relationship_type=_CONTAINS)
+    selected = ImageContentItem(
+        ORIGINAL_SOURCE,
+        image.instance.sop_class_uid,
+        image.instance.sop_instance_uid,
+        relationship_type=RelationshipTypeValues.SELECTED_FROM,
+    )
+    coordinates.ContentSequence = ContentSequence([selected])
+    return coordinates

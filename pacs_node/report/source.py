@@ -1,0 +1,152 @@
+"""What our objects take over from their source images, without inventing anything.
+
+highdicom reads patient and study attributes of the source and raises on ordinary ones: a Type 2 attribute
+that is absent, a PatientSex of "U", a date it cannot parse, an ISO 2022 character set. So it is given
+`normalize`d headers, and `inherit` then copies the real attributes as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta, timezone
+
+from highdicom.base import SOPClass
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, DA, TM, PersonName
+
+from pacs_node.errors import InputError
+from pacs_node.records import ImageResult, ReportRequest
+from pacs_node.report import anatomy
+
+UTF_8 = "ISO_IR 192"
+
+_TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
+_TYPE_2 = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+
+
+def normalize(header: Dataset) -> Dataset:
+    """A copy of a source's header that highdicom accepts: the UIDs, and every Type 2 attribute empty.
+
+    Raises InputError where a UID or the modality is missing (PS3.3 C.12.1, C.7.2.1, C.7.3.1: Type 1).
+    """
+    normal = Dataset()
+    for keyword in _TYPE_1:
+        if not header.get(keyword):
+            raise InputError(f"{keyword} is missing; every image must state it")
+        setattr(normal, keyword, str(header[keyword].value))
+    for keyword in _TYPE_2:
+        setattr(normal, keyword, "")
+    normal.SpecificCharacterSet = UTF_8
+    return normal
+
+
+def newest(request: ReportRequest) -> Dataset:
+    """The header of the image received last: it carries the patient and study data that the PACS has now."""
+    return max(request.images, key=lambda image: (image.instance.received_at, image.instance.id)).source
+
+
+def side(request: ReportRequest, image: ImageResult) -> anatomy.Side | None:
+    """The side that an image shows, if its series does not contradict it."""
+    return anatomy.laterality(image.source, [other.source for other in request.images])
+
+
+def inherit(result: SOPClass, header: Dataset, created_at: float) -> None:
+    """Give `result` the patient and study attributes of `header` as they are, and the time it was made.
+
+    The character set is the source's if all that the result says can be written in it, else UTF-8
+    (PS3.3 C.12.1.1.2). TimezoneOffsetFromUTC is stated only if the source states it.
+    """
+    identity = deepcopy(header)
+    identity.decode()
+    result.copy_patient_and_study_information(identity)
+    for keyword in ("TimezoneOffsetFromUTC", "SpecificCharacterSet"):
+        if keyword in result:
+            del result[keyword]
+    if timezone_of(header) is not None:
+        result.TimezoneOffsetFromUTC = header.TimezoneOffsetFromUTC
+    if "SpecificCharacterSet" in header:
+        result.SpecificCharacterSet = header.SpecificCharacterSet
+    if not _can_be_written(result, identity):
+        result.SpecificCharacterSet = UTF_8
+    when = local_time(header, created_at)
+    result.InstanceCreationDate = result.ContentDate = DA(when.date())
+    result.InstanceCreationTime = result.ContentTime = TM(when.time())
+
+
+def timezone_of(header: Dataset) -> timezone | None:
+    """The zone that TimezoneOffsetFromUTC (0008,0201) states, as in "+0130"; None if absent or malformed."""
+    match = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(header.get("TimezoneOffsetFromUTC") or "").strip())
+    if match is None or int(match[2]) > 14:
+        return None
+    offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(-offset if match[1] == "-" else offset)
+
+
+def local_time(header: Dataset, seconds: float) -> datetime:
+    """A moment (seconds since the epoch) in the source's zone, or in the machine's where it states none."""
+    return datetime.fromtimestamp(seconds, tz=UTC).astimezone(timezone_of(header))
+
+
+def image_names(images: tuple[ImageResult, ...]) -> tuple[str, ...]:
+    """What a person calls each image: "image 2, LL".
+
+    The number is InstanceNumber where that tells the images apart, else with SeriesNumber, else the position.
+    """
+    numbers = [_number(image.source, "InstanceNumber") for image in images]
+    series = [_number(image.source, "SeriesNumber") for image in images]
+    names = [f"image {number}" for number in numbers]
+    if None in numbers or len(set(names)) < len(names):
+        names = [f"series {first} image {second}" for first, second in zip(series, numbers, strict=True)]
+    if None in numbers or (len(set(names)) < len(names)):
+        names = [f"image {position} of {len(images)}" for position in range(1, len(images) + 1)]
+    views = [str(image.source.get("ViewPosition") or "") for image in images]
+    return tuple(f"{name}, {view}" if view else name for name, view in zip(names, views, strict=True))
+
+
+def _number(header: Dataset, keyword: str) -> int | None:
+    try:
+        value = header.get(keyword)
+        return None if value is None or value == "" else int(value)
+    except (TypeError, ValueError):  # not an integer string: pydicom says so only when the value is read
+        return None
+
+
+def _can_be_written(result: Dataset, identity: Dataset) -> bool:
+    """Whether every character in it that is not the source's can be written in its SpecificCharacterSet."""
+    stated = result.get("SpecificCharacterSet")
+    encodings = convert_encodings(list(stated) if isinstance(stated, list) else stated)
+    # pydicom takes the default repertoire for Latin-1, to read what some devices write: it is ASCII.
+    own = {"ascii" if encoding == "iso8859" else encoding for encoding in encodings}
+    foreign = {c for text in _texts(result) for c in text} - {c for text in _texts(identity) for c in text}
+    return all(any(_encodes(character, encoding) for encoding in own) for character in foreign)
+
+
+def _encodes(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _texts(dataset: Dataset) -> Iterator[str]:
+    elements: Iterator[DataElement] = dataset.iterall()
+    for element in elements:
+        if element.VR in CUSTOMIZABLE_CHARSET_VR and element.value:
+            several = not isinstance(element.value, str | PersonName)
+            for value in element.value if several else [element.value]:
+                yield str(value)

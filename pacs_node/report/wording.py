@@ -1,0 +1,134 @@
+"""What people read first: the outcome, the SeriesDescription and the Summary.
+
+Viewers show little more of a report than its SeriesDescription (LO, 64 characters), so it says the outcome,
+the place and how sure. What must be shortened is the place, never the outcome or the percentage.
+"""
+
+from __future__ import annotations
+
+from pacs_node import config
+from pacs_node.records import Finding, ImageResult, Outcome, ReportRequest
+from pacs_node.report import anatomy, source
+
+LONGEST_LO = 64
+
+
+def outcome(request: ReportRequest) -> Outcome:
+    """FAILED where no image was analyzed, POSITIVE where any is positive, else NEGATIVE."""
+    findings = [image.finding for image in request.images if image.finding]
+    if not findings:
+        return Outcome.FAILED
+    return Outcome.POSITIVE if any(finding.positive for finding in findings) else Outcome.NEGATIVE
+
+
+def percent(probability: float) -> str:
+    """A probability (0..1) as people read it: "87 %", never the certainty of "0 %" or "100 %"."""
+    if probability < 0.01:
+        return "<1 %"
+    return ">99 %" if probability > 0.99 else f"{probability * 100:.0f} %"
+
+
+def series_description(request: ReportRequest) -> str:
+    """The report in at most 64 characters: "AI: Fracture suspected, left wrist, 87 %"."""
+    said, failed, total = outcome(request), _failed(request), len(request.images)
+    start = f"{_amended(request)} AI: ".lstrip()
+    if said is Outcome.FAILED:
+        return f"{start}NOT ANALYZED"
+    if said is Outcome.NEGATIVE:
+        head, tail = request.model.negative_phrase, ""
+        middles = [f", {failed} of {total} images NOT ANALYZED", ", INCOMPLETE"] if failed else [""]
+    else:
+        worst = _worst(request.images)
+        head, tail = request.model.positive_phrase, f", {percent(_probability(worst))}"
+        part, side = anatomy.body_part(worst.source), source.side(request, worst)
+        shorter = [f"{side} {part}" if side else part, part] if part else []
+        middles = [f", {place}" for place in (_place(request, worst), *shorter)] + [""]
+    head = _one_line(head)
+    for middle in middles:
+        if len(start + head + middle + tail) <= LONGEST_LO:
+            return start + head + middle + tail
+    middle = middles[-1]
+    return start + head[: LONGEST_LO - len(start + middle + tail)].rstrip(" ,") + middle + tail
+
+
+def summary(request: ReportRequest, settings: config.Report) -> str:
+    """The report in a few sentences: outcome, place, image, each side, failures, what it does not mean."""
+    said, failed, total = outcome(request), _failed(request), len(request.images)
+    names = dict(
+        zip((id(image) for image in request.images), source.image_names(request.images), strict=True)
+    )
+    sentences = [f"{_amended(request)}."] if request.predecessor else []
+    if said is Outcome.FAILED:
+        sentences.append("AI: NOT ANALYZED.")
+        sentences.append(
+            f"None of {total} images could be analyzed." if total > 1 else "The image could not be analyzed."
+        )
+        sentences.append("No statement is made about this study.")
+        return " ".join([*sentences, settings.label])
+    worst = _worst(request.images)
+    if said is Outcome.POSITIVE:
+        head = f"AI: {request.model.positive_phrase}, {_place(request, worst)}"
+    else:
+        head = f"AI: {request.model.negative_phrase}, highest"
+    sentences.append(f"{head}, {percent(_probability(worst))} ({names[id(worst)]}).")
+    sides = _worst_by_side(request)
+    if len(sides) > 1:
+        each = [
+            f"{side} {percent(_probability(image))} ({names[id(image)]})" for side, image in sides.items()
+        ]
+        sentences.append(f"Highest on each side: {'; '.join(each)}.")
+    if said is Outcome.NEGATIVE and not anatomy.body_part(worst.source):
+        sentences.append(f"{anatomy.NOT_STATED.capitalize()}.")
+    if failed:
+        sentences.append(f"{failed} of {total} images NOT ANALYZED.")
+    if said is Outcome.NEGATIVE:
+        sentences.append(request.model.negative_caveat)
+    return " ".join([*sentences, settings.label])
+
+
+def evaluation(request: ReportRequest, finding: Finding) -> str:
+    """What is said of one image: the model's positive or negative phrase."""
+    return request.model.positive_phrase if finding.positive else request.model.negative_phrase
+
+
+def version(request: ReportRequest) -> str:
+    """The model's version with the beginning of its weights' hash: "1.0.0+sha256:ab12cd34"."""
+    return f"{request.model.version}+sha256:{request.model.sha256[:8]}"
+
+
+def _amended(request: ReportRequest) -> str:
+    if request.predecessor is None:
+        return ""
+    when = source.local_time(source.newest(request), request.predecessor.created_at)
+    return f"AMENDED (replaces {when:%H:%M})"
+
+
+def _failed(request: ReportRequest) -> int:
+    return sum(image.finding is None for image in request.images)
+
+
+def _place(request: ReportRequest, image: ImageResult) -> str:
+    return _one_line(anatomy.place(image.source, [other.source for other in request.images]))
+
+
+def _probability(image: ImageResult) -> float:
+    return image.finding.probability if image.finding else -1.0
+
+
+def _worst(images: tuple[ImageResult, ...]) -> ImageResult:
+    return max(images, key=_probability)
+
+
+def _worst_by_side(request: ReportRequest) -> dict[str, ImageResult]:
+    """The image with the highest probability of each side that any analyzed image states."""
+    sides: dict[str, list[ImageResult]] = {}
+    for image in request.images:
+        side = source.side(request, image)
+        if side and image.finding:
+            sides.setdefault(anatomy.SIDES[side], []).append(image)
+    return {side: _worst(tuple(images)) for side, images in sides.items()}
+
+
+def _one_line(text: str) -> str:
+    """Without backslashes and control characters, which have a meaning of their own in LO."""
+    return "".join(" " if c == "\\" or not c.isprintable() else c for c in text)

@@ -1,0 +1,212 @@
+"""Claims work from the journal, runs the pipeline on it and records what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import structlog
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from pacs_node import pipeline
+from pacs_node.config import Settings
+from pacs_node.errors import PacsNodeError
+from pacs_node.files import FileStore
+from pacs_node.journal import instances, studies
+from pacs_node.journal.database import Database
+from pacs_node.records import (
+    Analysis,
+    Finding,
+    ImageResult,
+    Instance,
+    InstanceState,
+    NodeIdentity,
+    ReportRequest,
+    Study,
+    StudyState,
+)
+
+MAX_ATTEMPTS = 3
+RETRY_SECONDS = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Leases(Protocol):
+    """Keeps the lease of a claim alive while it is worked on."""
+
+    def hold(self, token: str) -> AbstractContextManager[None]:
+        """Renew this lease until the block is left."""
+        ...
+
+
+class Worker:
+    """Analyzes images and reports studies, one claim at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        files: FileStore,
+        node: NodeIdentity,
+        classifier: pipeline.Classifier,
+        leases: Leases,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+        self._node = node
+        self._classifier = classifier
+        self._leases = leases
+
+    def step(self) -> bool:
+        """Do one piece of work, images before studies; False where nothing was due."""
+        return self._analyze() or self._report()
+
+    def _analyze(self) -> bool:
+        claim = instances.claim_instances(self._database, self._settings.model.batch)
+        if claim is None:
+            return False
+        with self._leases.hold(claim.token):
+            hopeless = [
+                Analysis(instance, None, f"given up after {MAX_ATTEMPTS} attempts")
+                for instance in claim.items
+                if instance.attempts > MAX_ATTEMPTS
+            ]
+            todo = [instance for instance in claim.items if instance.attempts <= MAX_ATTEMPTS]
+            try:
+                analyses = pipeline.analyze_instances(todo, self._files.path, self._classifier)
+            except Exception as error:  # noqa: BLE001 - one image must not end the worker; it comes back alone
+                _log.exception("analysis_error", instances=[instance.id for instance in todo])
+                instances.postpone_instances(self._database, claim, RETRY_SECONDS, _why(error))
+                return True
+            instances.finish_instances(
+                self._database, claim.token, self._classifier.identity, analyses + hopeless
+            )
+        for analysis in analyses + hopeless:
+            _log.info(
+                "analyzed",
+                sop_instance_uid=analysis.instance.sop_instance_uid,
+                probability=analysis.finding.probability if analysis.finding else None,
+                failure=analysis.failure,
+            )
+        return True
+
+    def _report(self) -> bool:
+        claim = studies.claim_study(self._database)
+        if claim is None:
+            return False
+        (study,) = claim.items
+        with self._leases.hold(claim.token):
+            try:
+                self._report_study(claim.token, study)
+            except Exception as error:  # noqa: BLE001 - one study must not end the worker
+                _log.exception("report_error", study_instance_uid=study.study_instance_uid)
+                if study.attempts < MAX_ATTEMPTS:
+                    studies.postpone_study(self._database, claim, RETRY_SECONDS, _why(error))
+                else:
+                    studies.close_study(
+                        self._database, claim.token, study, StudyState.FAILED, _why(error), "report_failed"
+                    )
+        return True
+
+    def _report_study(self, token: str, study: Study) -> None:
+        every = studies.study_instances(self._database, study)
+        relevant = [instance for instance in every if instance.state != InstanceState.SKIPPED]
+        found = studies.findings(self._database, relevant, self._classifier.identity)
+        stale = [i for i in relevant if i.state == InstanceState.ANALYZED and i.id not in found]
+        if stale:
+            # The model or its threshold changed since: these images are analyzed again first.
+            instances.reopen_instances(self._database, stale, "another model is served now")
+            studies.release_study(self._database, token, study)
+            return
+        if not relevant:
+            reasons = Counter(instance.reason for instance in every)
+            reason = "; ".join(f"{count} x {why}" for why, count in sorted(reasons.items(), key=str))
+            self._close(token, study, StudyState.SKIPPED, f"nothing to analyze: {reason}", "study_skipped")
+            return
+        if len({instance.patient_id for instance in relevant}) > 1:
+            reason = "identity conflict: the study's images name more than one PatientID"
+            self._close(token, study, StudyState.FAILED, reason, "study_failed")
+            return
+        previous = studies.last_report(self._database, study)
+        inputs_key = _inputs_key(self._classifier.identity.key, relevant, found)
+        if previous and previous[0] == inputs_key:
+            self._close(token, study, StudyState.REPORTED, None, "report_unchanged")
+            return
+        request = ReportRequest(
+            node=self._node,
+            model=self._classifier.identity,
+            study_instance_uid=study.study_instance_uid,
+            revision=study.revision,
+            created_at=self._database.clock(),
+            images=in_order(self._images(relevant, found)),
+            predecessor=None if previous is None else previous[1],
+        )
+        known = studies.result_uids(self._database, study)
+        made = pipeline.report_study(request, self._files, self._settings.report, known)
+        report = studies.Report(
+            revision=study.revision,
+            inputs_key=inputs_key,
+            model=request.model,
+            outcome=made.outcome,
+            summary=made.summary,
+            created_at=request.created_at,
+            results=made.results,
+        )
+        senders = {instance.sender.calling_ae_title for instance in relevant}
+        destinations = self._settings.destinations_for(senders)
+        if studies.finish_report(self._database, token, study, report, destinations):
+            _log.info("reported", study_instance_uid=study.study_instance_uid, outcome=str(made.outcome))
+
+    def _close(self, token: str, study: Study, state: StudyState, reason: str | None, event: str) -> None:
+        studies.close_study(self._database, token, study, state, reason, event)
+        _log.info(event, study_instance_uid=study.study_instance_uid, reason=reason)
+
+    def _images(self, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> Iterator[ImageResult]:
+        for instance in relevant:
+            source = dcmread(self._files.path(instance.sha256), stop_before_pixels=True)
+            finding = found.get(instance.id)
+            yield ImageResult(instance, source, finding, None if finding else instance.reason)
+
+
+def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
+    """Images as a radiologist counts them: by series number, then instance number, then arrival."""
+
+    def key(image: ImageResult) -> tuple[int, int, int]:
+        return (
+            _number(image.source, "SeriesNumber"),
+            _number(image.source, "InstanceNumber"),
+            image.instance.id,
+        )
+
+    return tuple(sorted(images, key=key))
+
+
+def _number(source: Dataset, keyword: str) -> int:
+    try:
+        return int(source.get(keyword) or 0)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _inputs_key(model_key: str, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> str:
+    """What a report says follows from this: the model and, for each image, its content or why it failed."""
+    said = sorted(
+        (
+            instance.sop_instance_uid,
+            found[instance.id].content_key if instance.id in found else instance.reason,
+        )
+        for instance in relevant
+    )
+    return hashlib.sha256(json.dumps([model_key, said]).encode()).hexdigest()
+
+
+def _why(error: Exception) -> str:
+    """An error for the journal: ours with its words, any other by its kind, since it may quote the data."""
+    return str(error) if isinstance(error, PacsNodeError) else f"unexpected {type(error).__name__}"

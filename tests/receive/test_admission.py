@@ -1,0 +1,107 @@
+"""Who may send, and what of it is to be analyzed."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, SecondaryCaptureImageStorage
+
+from pacs_node.config import Accept, Peer, StudyRules
+from pacs_node.demo import phantom
+from pacs_node.errors import AdmissionError
+from pacs_node.receive import admission
+
+TODAY = date(2026, 1, 10)
+FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+
+
+def reason(tmp_path: Path, rules: StudyRules | None = None, **attributes: object) -> str | None:
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    path = tmp_path / "image.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    header = admission.read_header(path)
+    return admission.skip_reason(header, rules or StudyRules(), "2.25.42", TODAY)
+
+
+def species(code: str) -> list[Dataset]:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "SCT", "species"
+    return [item]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, None),
+        ({"ImageType": ["DERIVED", "PRIMARY"]}, None),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, "SECONDARY"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "not an X-ray image: Secondary Capture"),
+        ({"SOPClassUID": DigitalMammographyXRayImageStorageForPresentation}, "not an X-ray image"),
+        ({"SOPClassUID": FOR_PROCESSING}, "for processing"),
+        ({"Modality": "MG"}, "modality MG"),
+        ({"Modality": ""}, "not stated"),
+        ({"QualityControlImage": "YES"}, "quality control"),
+        ({"PatientSpeciesCodeSequence": species("448771007")}, "not human"),
+        ({"PatientSpeciesCodeSequence": species("337915000")}, None),
+        ({"PatientSpeciesDescription": "Canis lupus familiaris"}, "not human"),
+        ({"PatientSpeciesDescription": "Homo sapiens"}, None),
+        ({"DeviceUID": "2.25.42"}, "own result"),
+        ({"DeviceUID": "2.25.43"}, None),
+    ],
+)
+def test_what_is_not_a_diagnostic_xray_is_skipped_with_the_reason(
+    tmp_path: Path, attributes: dict[str, object], expected: str | None
+) -> None:
+    found = reason(tmp_path, **attributes)
+    assert found is None if expected is None else expected in (found or "")
+
+
+def test_study_age_counts_only_where_it_is_set_and_stated(tmp_path: Path) -> None:
+    rules = StudyRules(max_study_age_days=30)
+    assert reason(tmp_path, rules, StudyDate="20260101") is None
+    assert "older than 30 days" in (reason(tmp_path, rules, StudyDate="20251101") or "")
+    assert reason(tmp_path, rules, StudyDate="") is None
+    assert reason(tmp_path, StudyRules(), StudyDate="19990101") is None
+
+
+def test_body_parts_are_accepted_by_the_list_or_where_none_is_stated(tmp_path: Path) -> None:
+    rules = StudyRules(accept=Accept(body_parts=("HAND", "WRIST")))
+    assert reason(tmp_path, rules, BodyPartExamined="WRIST") is None
+    assert "CHEST" in (reason(tmp_path, rules, BodyPartExamined="CHEST") or "")
+    assert reason(tmp_path, rules, BodyPartExamined="") is None
+
+
+def test_what_cannot_be_identified_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.dcm"
+    path.write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00garbage")
+    with pytest.raises(AdmissionError) as caught:
+        admission.read_header(path)
+    assert caught.value.status == admission.CANNOT_UNDERSTAND
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    del dataset.StudyInstanceUID
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(AdmissionError, match="StudyInstanceUID"):
+        admission.read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "allowed"),
+    [
+        ("", "203.0.113.9", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("10.1.0.0/16", "10.1.2.3", True),
+        ("10.1.0.0/16", "10.2.2.3", False),
+        ("10.1.0.0/16", "::ffff:10.1.2.3", True),
+        ("localhost", "127.0.0.1", True),
+    ],
+)
+def test_peers_are_told_by_title_and_address(host: str, address: str, allowed: bool) -> None:
+    peers = (Peer(name="pacs", ae_title="PACS", host=host),)
+    assert admission.may_send(peers, "PACS", address) is allowed
+    assert not admission.may_send(peers, "OTHER", address)
+    assert admission.may_send((), "ANYONE", address)

@@ -1,0 +1,181 @@
+"""The storage SCP over real sockets, with dcmtk and pynetdicom as senders."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pynetdicom import AE
+from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation  # type: ignore[attr-defined]
+
+from pacs_node.config import Node, Peer
+from pacs_node.demo import phantom
+from pacs_node.files import FileStore
+from pacs_node.receive.scp import StorageScp
+
+Start = Callable[..., StorageScp]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "storage")
+
+
+@pytest.fixture
+def start(files: FileStore) -> Iterator[Start]:
+    running: list[StorageScp] = []
+
+    def begin(peers: tuple[Peer, ...] = (), min_free_gb: float = 0, **node: object) -> StorageScp:
+        settings = Node.model_validate({"host": "127.0.0.1", "port": 0, **node})
+        scp = StorageScp(settings, peers, files, min_free_gb, lambda: None)
+        scp.start()
+        running.append(scp)
+        return scp
+
+    yield begin
+    for scp in running:
+        scp.stop()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.dcm"
+    phantom.dataset(1, rows=128, columns=96).save_as(path, enforce_file_format=True)
+    return path
+
+
+def dcmtk(program: Path, scp: StorageScp, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [program, "-v", "127.0.0.1", scp.port, *arguments]
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def send(scp: StorageScp, dataset: FileDataset, syntax: str = ExplicitVRLittleEndian) -> tuple[int, str]:
+    ae = AE(ae_title="SENDER")
+    ae.add_requested_context(dataset.SOPClassUID, syntax)
+    association = ae.associate("127.0.0.1", scp.port)
+    assert association.is_established
+    answer = association.send_c_store(dataset)
+    association.release()
+    return int(answer.Status), str(answer.get("ErrorComment", ""))
+
+
+def test_echo(start: Start, tool: Callable[[str], Path]) -> None:
+    assert dcmtk(tool("echoscu"), start()).returncode == 0
+
+
+def test_a_stored_file_is_what_was_sent_and_says_who_sent_it(
+    start: Start, files: FileStore, image: Path, tool: Callable[[str], Path]
+) -> None:
+    result = dcmtk(tool("storescu"), start(), "-aet", "MODALITY", "-aec", "PACSNODE", image)
+    assert result.returncode == 0, result.stderr
+    (item,) = files.spooled()
+    received, sent = dcmread(item.path), dcmread(image)
+    assert received == sent
+    meta = received.file_meta
+    assert meta.SourceApplicationEntityTitle == "MODALITY"
+    assert meta.ReceivingApplicationEntityTitle == "PACSNODE"
+    assert meta.PrivateInformation.rstrip(b"\0") == b"127.0.0.1"
+
+
+@pytest.mark.parametrize("option", ["-xe", "-xb", "-xi", "-xd"])
+def test_uncompressed_transfer_syntaxes(
+    start: Start, files: FileStore, image: Path, tool: Callable[[str], Path], option: str
+) -> None:
+    assert dcmtk(tool("storescu"), start(), option, image).returncode == 0
+    (item,) = files.spooled()
+    assert dcmread(item.path).SOPInstanceUID == dcmread(image).SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("encoder", "arguments", "proposal"),
+    [
+        ("dcmcjpeg", ["+el"], "-xr"),
+        ("dcmcjpeg", ["+e1"], "-xs"),
+        ("dcmcjpeg", ["+ee"], "-xx"),
+        ("dcmcjpls", ["+el"], "-xt"),
+        ("dcmcjpls", ["+en"], "-xu"),
+        ("dcmcrle", [], "-xr"),
+    ],
+)
+def test_compressed_bytes_are_kept_exactly(
+    start: Start,
+    files: FileStore,
+    image: Path,
+    tool: Callable[[str], Path],
+    encoder: str,
+    arguments: list[str],
+    proposal: str,
+) -> None:
+    compressed = image.with_name("compressed.dcm")
+    subprocess.run([str(tool(encoder)), *arguments, str(image), str(compressed)], check=True)
+    scp = start()
+    sent = dcmread(compressed)
+    status, comment = send(scp, sent, sent.file_meta.TransferSyntaxUID)
+    assert (status, comment) == (0, "")
+    (item,) = files.spooled()
+    received = dcmread(item.path)
+    assert received.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
+    assert received.PixelData == sent.PixelData
+
+
+def test_lossless_is_preferred_where_the_sender_offers_both(start: Start) -> None:
+    ae = AE(ae_title="SENDER")
+    jpeg_baseline = "1.2.840.10008.1.2.4.50"
+    ae.add_requested_context(DigitalXRayImageStorageForPresentation, [jpeg_baseline, RLELossless])
+    association = ae.associate("127.0.0.1", start().port)
+    assert association.accepted_contexts[0].transfer_syntax == [RLELossless]
+    association.release()
+
+
+def test_what_is_no_xray_is_stored_too(start: Start, files: FileStore) -> None:
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.104.1"
+    assert send(start(), dataset)[0] == 0
+    assert len(files.spooled()) == 1
+
+
+def test_an_object_without_a_study_is_refused_with_the_reason(start: Start, files: FileStore) -> None:
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    del dataset.StudyInstanceUID
+    assert send(start(), dataset) == (0xC000, "StudyInstanceUID absent or empty")
+    assert files.spooled() == []
+
+
+def test_a_full_disk_is_out_of_resources_and_nothing_is_kept(start: Start, files: FileStore) -> None:
+    status, comment = send(start(min_free_gb=1e9), phantom.dataset(1, rows=64, columns=64))
+    assert status == 0xA700
+    assert "disk space" in comment
+    assert files.spooled() == []
+
+
+def test_only_listed_peers_may_send(
+    start: Start, files: FileStore, image: Path, tool: Callable[[str], Path]
+) -> None:
+    scp = start(peers=(Peer(name="pacs", ae_title="PACS", host="127.0.0.0/8"),))
+    refused = dcmtk(tool("storescu"), scp, "-aet", "STRANGER", image)
+    assert refused.returncode != 0
+    assert "Calling AE Title Not Recognized" in refused.stderr
+    assert files.spooled() == []
+    assert dcmtk(tool("storescu"), scp, "-aet", "PACS", image).returncode == 0
+    assert len(files.spooled()) == 1
+
+
+def test_a_peer_at_another_address_is_refused(start: Start, image: Path, tool: Callable[[str], Path]) -> None:
+    scp = start(peers=(Peer(name="pacs", ae_title="PACS", host="192.0.2.0/24"),))
+    refused = dcmtk(tool("echoscu"), scp, "-aet", "PACS")
+    assert refused.returncode != 0
+    assert "Calling AE Title Not Recognized" in refused.stderr
+
+
+def test_the_called_title_counts_where_it_is_required(start: Start, tool: Callable[[str], Path]) -> None:
+    scp = start(require_called_ae=True, ae_title="NODE", ae_aliases=["OLDNAME"])
+    assert dcmtk(tool("echoscu"), scp, "-aec", "NODE").returncode == 0
+    assert dcmtk(tool("echoscu"), scp, "-aec", "OLDNAME").returncode == 0
+    refused = dcmtk(tool("echoscu"), scp, "-aec", "OTHER")
+    assert refused.returncode != 0
+    assert "Called AE Title Not Recognized" in refused.stderr

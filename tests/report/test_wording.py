@@ -1,0 +1,132 @@
+"""What people read first: it fits, and it loses neither the outcome nor the percentage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import report_studies as studies
+
+from pacs_node import config
+from pacs_node.records import ImageResult, ReportRequest
+from pacs_node.report import source, wording
+
+SETTINGS = config.Report()
+SHAPES = studies.shapes()
+
+
+def image(number: int, probability: float | None, **attributes: Any) -> ImageResult:
+    return studies.image(studies.header(number, **attributes), probability, number)
+
+
+@pytest.mark.parametrize(
+    ("shape", "description"),
+    [
+        ("positive", "AI: Fracture suspected, left wrist, 87 %"),
+        ("negative", "AI: no fracture suspected"),
+        ("partial, positive", "AI: Fracture suspected, left wrist, 87 %"),
+        ("partial, negative", "AI: no fracture suspected, 1 of 2 images NOT ANALYZED"),
+        ("failed", "AI: NOT ANALYZED"),
+    ],
+)
+def test_the_series_description_says_the_outcome(shape: str, description: str) -> None:
+    assert wording.series_description(SHAPES[shape]) == description
+
+
+def zoned(request: ReportRequest, **fields: Any) -> ReportRequest:
+    """The request with sources that state UTC, so that the test's own zone does not matter."""
+    images = tuple(
+        replace(image, source=studies.header(number, TimezoneOffsetFromUTC="+0000"))
+        for number, image in enumerate(request.images, 1)
+    )
+    return replace(request, images=images, **fields)
+
+
+def test_an_amended_report_begins_with_what_it_replaces_and_shortens_the_place() -> None:
+    request = zoned(SHAPES["amended"])
+    description = wording.series_description(request)
+    assert description == "AMENDED (replaces 14:13) AI: Fracture suspected, L wrist, 87 %"
+    assert wording.summary(request, SETTINGS).startswith(
+        "AMENDED (replaces 14:13). AI: Fracture suspected, left wrist"
+    )
+
+
+def test_an_amended_incomplete_negative_still_says_that_it_is_incomplete() -> None:
+    request = zoned(SHAPES["partial, negative"], predecessor=studies.PREDECESSOR)
+    description = wording.series_description(request)
+    assert description == "AMENDED (replaces 14:13) AI: no fracture suspected, INCOMPLETE"
+
+
+@pytest.mark.parametrize("phrase", ["Fracture suspected", "A" * 30, "A" * 80, "back\\slash"])
+@pytest.mark.parametrize("part", ["WRIST", "VERY LONG NAMES OF PARTS OF THE BODY AND MORE", None])
+@pytest.mark.parametrize("amended", [False, True])
+def test_the_series_description_fits(phrase: str, part: str | None, amended: bool) -> None:
+    request = studies.request(
+        image(1, 0.8731, BodyPartExamined=part),
+        model=replace(studies.MODEL, positive_phrase=phrase),
+        predecessor=studies.PREDECESSOR if amended else None,
+    )
+    description = wording.series_description(request)
+    assert len(description) <= 64
+    assert description.endswith(", 87 %")
+    assert phrase.replace("\\", " ")[:20] in description
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (0.0, "<1 %"),
+        (0.0099, "<1 %"),
+        (0.01, "1 %"),
+        (0.8731, "87 %"),
+        (0.99, "99 %"),
+        (0.9996, ">99 %"),
+        (1.0, ">99 %"),
+    ],
+)
+def test_no_percentage_claims_certainty(probability: float, text: str) -> None:
+    assert wording.percent(probability) == text
+
+
+def test_the_summary_names_the_worst_image_of_each_side_and_what_failed() -> None:
+    request = studies.request(
+        image(1, 0.62, ImageLaterality="L"),
+        image(2, 0.91, ImageLaterality="L"),
+        image(3, 0.07, ImageLaterality="R"),
+        image(4, None),
+    )
+    assert wording.summary(request, SETTINGS) == (
+        "AI: Fracture suspected, left wrist, 91 % (image 2, LL). "
+        "Highest on each side: left 91 % (image 2, LL); right 7 % (image 3, LL). "
+        "1 of 4 images NOT ANALYZED. Research use only. Not for diagnosis."
+    )
+
+
+def test_a_negative_summary_says_that_it_excludes_nothing() -> None:
+    assert wording.summary(SHAPES["negative"], SETTINGS) == (
+        "AI: no fracture suspected, highest 12 % (image 2, LL). Does not exclude a fracture. "
+        "Research use only. Not for diagnosis."
+    )
+
+
+def test_a_body_part_that_is_not_stated_is_said_not_to_be() -> None:
+    nowhere = {"BodyPartExamined": None, "ImageLaterality": None}
+    positive = studies.request(image(1, 0.8731, **nowhere))
+    assert wording.series_description(positive) == "AI: Fracture suspected, body part not stated, 87 %"
+    negative = studies.request(image(1, 0.12, **nowhere))
+    assert "Body part not stated." in wording.summary(negative, SETTINGS)
+
+
+def test_a_report_on_nothing_claims_nothing() -> None:
+    text = wording.summary(SHAPES["failed"], SETTINGS)
+    assert text.startswith("AI: NOT ANALYZED. None of 2 images could be analyzed.")
+    assert "suspected" not in text
+
+
+def test_images_are_told_apart() -> None:
+    assert source.image_names(studies.request().images) == ("image 1, PA", "image 2, LL")
+    same = (image(1, 0.1, InstanceNumber=1), image(2, 0.1, InstanceNumber=1, SeriesNumber=2))
+    assert source.image_names(same) == ("series 1 image 1, PA", "series 2 image 1, LL")
+    none = (image(1, 0.1, InstanceNumber=None), image(2, 0.1, ViewPosition=None))
+    assert source.image_names(none) == ("image 1 of 2, PA", "image 2 of 2")

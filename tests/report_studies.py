@@ -1,0 +1,162 @@
+"""Studies to report on, made by hand: headers, findings and requests that a test alters where it wants."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.coding import Code
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+from pacs_node.records import (
+    Finding,
+    HeatMap,
+    ImageResult,
+    Instance,
+    InstanceState,
+    ModelIdentity,
+    NodeIdentity,
+    Predecessor,
+    Region,
+    ReportRequest,
+    Sender,
+)
+
+STUDY = "2.25.100000000000000000000000000000000001"
+MODEL = ModelIdentity(
+    id="fracture-1",
+    name="pacs-node fracture",
+    version="1.0.0",
+    sha256="ab12cd34" * 8,
+    threshold=0.5,
+    finding=Code("125605004", "SCT", "Fracture of bone"),
+    positive_phrase="Fracture suspected",
+    negative_phrase="no fracture suspected",
+    negative_caveat="Does not exclude a fracture.",
+)
+NODE = NodeIdentity(
+    namespace="6f1c1f7e-8f0e-4a4c-9b1e-0d7f0c5b2a11",
+    device_uid="2.25.76439011696637158686718707576342369720",
+    ae_title="PACSNODE",
+)
+PREDECESSOR = Predecessor("2.25.9001", "2.25.9002", "1.2.840.10008.5.1.4.1.1.88.33", 1_790_000_000.0)
+
+
+def header(number: int = 1, **attributes: Any) -> Dataset:
+    """The header of a DX wrist of 600 x 400 pixels as it comes from a file; None removes an attribute."""
+    source = Dataset()
+    source.SpecificCharacterSet = "ISO_IR 100"
+    source.SOPClassUID = DigitalXRayImageStorageForPresentation
+    source.SOPInstanceUID = f"2.25.20000000000000000000000000000000{number}"
+    source.StudyInstanceUID = STUDY
+    source.SeriesInstanceUID = "2.25.300000000000000000000000000000001"
+    source.Modality, source.Manufacturer = "DX", "ACME"
+    source.PatientName, source.PatientID = "Müller^Eva", "P1"
+    source.PatientBirthDate, source.PatientSex = "19700101", "F"
+    source.StudyDate, source.StudyTime, source.StudyID, source.AccessionNumber = (
+        "20260102",
+        "101500",
+        "1",
+        "A1",
+    )
+    source.StudyDescription, source.ReferringPhysicianName = "Handgelenk übersicht", "Weiß^Ada"
+    source.SeriesNumber, source.InstanceNumber = 1, number
+    source.BodyPartExamined, source.ImageLaterality = "WRIST", "L"
+    source.ViewPosition = "PA" if number == 1 else "LL"
+    source.PatientOrientation = ["L", "F"]
+    source.Rows, source.Columns, source.ImagerPixelSpacing = 600, 400, [0.15, 0.15]
+    for keyword, value in attributes.items():
+        if value is None:
+            source.pop(keyword, None)
+        else:
+            setattr(source, keyword, value)
+    return reread(source)
+
+
+def reread(source: Dataset) -> Dataset:
+    """Write it and read it again, so that its elements are as raw as those that arrive."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    source.file_meta = meta
+    dcmwrite(buffer, source, enforce_file_format=True)
+    buffer.seek(0)
+    return dcmread(buffer)
+
+
+def finding(probability: float, source: Dataset, key: str = "") -> Finding:
+    """What a model with the threshold 0.5 would say: if positive, one region over the hottest of 7 x 7 cells."""
+    values = np.zeros((7, 7), np.float32)
+    values[3, 2], values[3, 3], values[4, 2], values[2, 2] = 1, 0.7, 0.6, 0.4
+    step = (source.Columns / 7, source.Rows / 7)
+    left, top, right, bottom = 2 * step[0], 3 * step[1], 3 * step[0], 4 * step[1]
+    region = Region(((left, top), (right, top), (right, bottom), (left, bottom)), 1.0)
+    positive = probability >= MODEL.threshold
+    return Finding(
+        content_key=key or f"key of {source.SOPInstanceUID}",
+        probability=probability,
+        positive=positive,
+        heat_map=HeatMap(values * probability, (step[0] / 2, step[1] / 2), step),
+        regions=(region,) if positive else (),
+    )
+
+
+def image(source: Dataset, probability: float | None, number: int = 1) -> ImageResult:
+    """An image with its finding; without one (probability None) it could not be decoded."""
+    instance = Instance(
+        id=number,
+        study_id=1,
+        study_instance_uid=str(source.StudyInstanceUID),
+        series_instance_uid=str(source.SeriesInstanceUID),
+        sop_instance_uid=str(source.SOPInstanceUID),
+        sop_class_uid=str(source.SOPClassUID),
+        modality=str(source.Modality),
+        patient_id="P1",
+        sha256="0" * 64,
+        received_at=1_799_999_000.0 + number,
+        sender=Sender("MODALITY", "PACSNODE", "127.0.0.1"),
+        state=InstanceState.ANALYZED if probability is not None else InstanceState.FAILED,
+        reason=None,
+        attempts=1,
+    )
+    if probability is None:
+        return ImageResult(instance, source, None, "the pixel data cannot be decoded")
+    return ImageResult(instance, source, finding(probability, source))
+
+
+def request(*images: ImageResult, **fields: Any) -> ReportRequest:
+    """A request for these images; without any, for a positive and a negative view of one wrist."""
+    images = images or (image(header(1), 0.8731, 1), image(header(2), 0.12, 2))
+    plain = ReportRequest(
+        node=NODE,
+        model=MODEL,
+        study_instance_uid=str(images[0].source.StudyInstanceUID),
+        revision=1,
+        created_at=1_800_000_000.0,
+        images=images,
+        predecessor=None,
+    )
+    return replace(plain, **fields)
+
+
+def shapes() -> dict[str, ReportRequest]:
+    """Every kind of report that there is."""
+    return {
+        "positive": request(),
+        "negative": request(image(header(2), 0.12, 2)),
+        "partial, positive": request(image(header(1), 0.8731, 1), image(header(2), None, 2)),
+        "partial, negative": request(image(header(1), 0.12, 1), image(header(2), None, 2)),
+        "failed": request(image(header(1), None, 1), image(header(2), None, 2)),
+        "amended": request(revision=2, predecessor=PREDECESSOR),
+    }
+
+
+def display(source: Dataset) -> NDArray[np.float32]:
+    """Pixels to show: a ramp from the left to the right."""
+    ramp = np.linspace(0, 1, source.Columns, dtype=np.float32)
+    return np.repeat(ramp[None], source.Rows, axis=0)

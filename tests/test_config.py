@@ -1,0 +1,103 @@
+"""Settings: what is read, what overrides what, and what a wrong one says."""
+
+from pathlib import Path
+
+import pytest
+
+from pacs_node import config
+from pacs_node.cli.configure import document
+from pacs_node.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path, '[storage]\npath = "data"\n'))
+    assert settings.storage.path == tmp_path / "data"
+    assert settings.database_url == f"sqlite:///{tmp_path}/data/journal.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[node]\nae_titel = 'X'", ["node.ae_titel", "unknown key", "ae_title"]),
+        ("[node]\nport = 99999", ["node.port", "65535", "99999"]),
+        ("[node]\nae_title = 'MORE THAN SIXTEEN CHARACTERS'", ["node.ae_title", "1 to 16"]),
+        ("[model]\nthreshold = 1.5", ["model.threshold", "less than 1"]),
+        ("[[destinations]]\nname = 'pacs'\nhost = 'h'\nport = 104", ["destinations.0.ae_title", "required"]),
+        ("[[peers]]\nname='a'\nae_title='A'\nreply_to=['nowhere']", ["peers.a.reply_to", "nowhere"]),
+        ("[node", ["TOML"]),
+        ("[study]\naccept.modalities = ['MG']", ["study.accept.modalities", "'CR'"]),
+    ],
+)
+def test_a_wrong_setting_names_the_key_and_what_would_be_right(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    for word in [*words, str(path)]:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="config init"):
+        config.load(tmp_path / "none.toml")
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACS_NODE__NODE__PORT", "2222")
+    monkeypatch.setenv("PACS_NODE__NODE__AE_TITLE", "FROM_ENV")
+    monkeypatch.setenv("PACS_NODE__STUDY__ACCEPT__MODALITIES", '["CR"]')
+    settings = config.load(write(tmp_path, "[node]\nport = 1111\nhost = '127.0.0.1'\n"))
+    assert (settings.node.port, settings.node.ae_title) == (2222, "FROM_ENV")
+    assert settings.node.host == "127.0.0.1"
+    assert settings.study.accept.modalities == ("CR",)
+
+
+def test_a_wrong_variable_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACS_NODE__NODE__WORKERS", "none")
+    with pytest.raises(ConfigError, match=r"node\.workers"):
+        config.load(None)
+
+
+def test_reply_to_rules_for_what_a_peer_sent() -> None:
+    settings = config.Settings.model_validate(
+        {
+            "peers": [
+                {"name": "a", "ae_title": "A", "reply_to": ["two"]},
+                {"name": "b", "ae_title": "B"},
+            ],
+            "destinations": [
+                {"name": name, "ae_title": "X", "host": "h", "port": 104} for name in ("one", "two", "three")
+            ],
+        }
+    )
+    assert settings.destinations_for({"A"}) == ("two",)
+    assert settings.destinations_for({"B"}) == ("one", "two", "three")
+    assert settings.destinations_for({"UNLISTED"}) == ("one", "two", "three")
+    assert settings.destinations_for({"A", "B"}) == ("one", "two", "three")
+
+
+def test_the_documented_file_is_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, document())
+    assert config.load(path) == config.load(write(tmp_path, ""))
+    for section in config.Settings.model_fields:
+        assert f"[{section}" in document()
+
+
+def test_the_examples_in_the_documented_file_are_valid(tmp_path: Path) -> None:
+    text = document()
+    lines = [
+        line.removeprefix("# ") if line.startswith(("# [[", "# ")) else line for line in text.splitlines()
+    ]
+    kept = [line for line in lines if "=" in line or line.startswith("[")]
+    settings = config.load(
+        write(tmp_path, "\n".join(line for line in kept if not line.startswith("threshold")))
+    )
+    assert settings.peers
+    assert settings.destinations
