@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,14 +24,14 @@ from pacs_node.deliver import sender
 from pacs_node.errors import AdmissionError, PacsNodeError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, intake, queue, roles
-from pacs_node.journal.database import Database
-from pacs_node.pipeline import Classifier
+from pacs_node.journal.database import Database, open_database
 from pacs_node.receive import admission
 from pacs_node.receive.scp import StorageScp
 from pacs_node.records import NodeIdentity, RunningRole
-from pacs_node.worker import Worker
 
-ROLES = ("receive", "worker", "deliver")
+if TYPE_CHECKING:
+    from pacs_node.pipeline import Classifier
+
 BEAT_SECONDS = 5.0
 POLL_SECONDS = 0.2
 ERROR_PAUSE_SECONDS = 5.0
@@ -92,16 +93,10 @@ def surviving(what: str) -> Iterator[None]:
         _log.exception("loop_error", loop=what)
 
 
-def open_journal(settings: Settings) -> tuple[Database, NodeIdentity]:
-    """The journal, at this version's schema, and who we are."""
-    database = Database(settings.database_url)
-    database.migrate()
-    return database, database.identity(settings.node.ae_title)
-
-
 def receive(settings: Settings, stop: threading.Event) -> None:
     """The role that lets objects in: the storage SCP and the intake."""
-    database, node = open_journal(settings)
+    database = open_database(settings.database_url)
+    node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
     arrived = threading.Event()
     scp = StorageScp(settings.node, settings.peers, files, settings.storage.min_free_gb, arrived.set)
@@ -145,7 +140,10 @@ def take_in(settings: Settings, database: Database, files: FileStore, node: Node
 
 def worker(settings: Settings, stop: threading.Event, classifier: Callable[[Settings], Classifier]) -> None:
     """The role that analyzes images and reports studies."""
-    database, node = open_journal(settings)
+    from pacs_node.worker import Worker
+
+    database = open_database(settings.database_url)
+    node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
     with Heartbeat(database, "worker") as heartbeat:
         model = classifier(settings)
@@ -158,7 +156,8 @@ def worker(settings: Settings, stop: threading.Event, classifier: Callable[[Sett
 
 def deliver(settings: Settings, stop: threading.Event) -> None:
     """The role that sends results: a thread for each destination, so that none holds up another."""
-    database, node = open_journal(settings)
+    database = open_database(settings.database_url)
+    node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
     with Heartbeat(database, "deliver") as heartbeat:
 
@@ -220,7 +219,8 @@ def stop_on_signals(supervised: bool) -> threading.Event:
     if supervised:
 
         def watch() -> None:
-            while sys.stdin.buffer.read(1):
+            # Unbuffered: a daemon thread in a buffered read makes the interpreter's end a fatal error.
+            while os.read(sys.stdin.fileno(), 1):
                 pass
             stop.set()
 

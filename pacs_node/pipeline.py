@@ -68,7 +68,8 @@ def analyze_instances(
             readable.append((instance, decoded, pixels.prepare(decoded)))
         except InputError as error:
             failures[instance.id] = str(error)
-    predictions = classifier.predict([prepared.display for _, _, prepared in readable])
+    displays = [prepared.display for _, _, prepared in readable]
+    predictions = classifier.predict(displays) if displays else ()
     model = classifier.identity
     found = {
         instance.id: _finding(decoded, prepared, prediction, model)

@@ -90,7 +90,7 @@ def reread(source: Dataset) -> Dataset:
 
 
 def finding(probability: float, source: Dataset, key: str = "") -> Finding:
-    """What a model with the threshold 0.5 would say: if positive, one region over the hottest of 7 x 7 cells."""
+    """What a model would say: if positive, with one region over the hottest of its 7 x 7 cells."""
     values = np.zeros((7, 7), np.float32)
     values[3, 2], values[3, 3], values[4, 2], values[2, 2] = 1, 0.7, 0.6, 0.4
     step = (source.Columns / 7, source.Rows / 7)

@@ -1,7 +1,7 @@
 """The DICOM world's own validators, run on files of ours, and what of their output is allowed.
 
-Each function returns the problems that a validator has with a file, without those that `ALLOWED` explains. They
-need the programs in `PROGRAMS`; a test that calls them asks the `tool` fixture for those first.
+Each function returns the problems that a validator has with a file, without those that `ALLOWED` explains.
+They need the programs in `PROGRAMS`; a test that calls them asks the `tool` fixture for those first.
 """
 
 from __future__ import annotations

@@ -28,15 +28,19 @@ MAX_BYTES = 256 << 20
 """Largest decoded image; a stitched radiograph of both legs has about 60 MB."""
 
 KEY_ATTRIBUTES = (
-    *(
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "BitsStored",
-        "PixelRepresentation",
-        "PixelAspectRatio",
-    ),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope"),
-    *("WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape"),
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsStored",
+    "PixelRepresentation",
+    "PixelAspectRatio",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PresentationLUTShape",
 )
 KEY_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
 
@@ -114,6 +118,8 @@ def _check(dataset: Dataset) -> None:
         )
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         raise InputError("PALETTE COLOR; only gray, RGB and YBR images are analyzed")
+    if dataset.SamplesPerPixel != 1 and dataset.PixelRepresentation:
+        raise InputError("colour with signed values; only unsigned colour is analyzed")
     size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
     if not 0 < size <= MAX_BYTES:
         raise DecodeError(
@@ -123,7 +129,7 @@ def _check(dataset: Dataset) -> None:
 
 
 def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
-    """The frame, (rows, columns) or (rows, columns, 3) in RGB; pydicom takes the bits above BitsStored off."""
+    """The frame: (rows, columns), or (rows, columns, 3) in RGB; pydicom clears the bits above BitsStored."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
         return _twelve_bit_jpeg(dataset, path)

@@ -19,7 +19,8 @@ def explain(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Ten
 
     def cut(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         features.append(output.detach().requires_grad_())
-        return features[0]
+        # The next layer may work in place.
+        return features[0].clone()
 
     handle = network.get_submodule(layer).register_forward_hook(cut)
     try:

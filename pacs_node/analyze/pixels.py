@@ -60,33 +60,47 @@ def prepare(decoded: Decoded) -> Prepared:
     unsigned: NDArray[np.uint8] | NDArray[np.uint16] = (
         pixels.view(np.uint8) if pixels.dtype.itemsize == 1 else pixels.view(np.uint16)
     )
-    stored: StoredValues = np.arange(1 << 8 * pixels.dtype.itemsize).astype(unsigned.dtype).view(pixels.dtype)
     try:
-        modality = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
-        brightness = _voi_lut(modality, header)
+        brightness = _brightness(unsigned, pixels.dtype, header, notes)
+        _note_aspect(header, notes)
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        raise InputError(f"a modality or VOI LUT of the image cannot be read: {error}") from None
+        raise InputError(f"a rescale, window or LUT of the image cannot be read: {error}") from error
+    if not np.isfinite(brightness).all():
+        raise InputError("the rescale or window of the image leads to values that are not numbers")
+    return Prepared(display=brightness.astype(np.float32)[unsigned], notes=tuple(notes))
+
+
+def _brightness(
+    unsigned: NDArray[np.uint8] | NDArray[np.uint16],
+    dtype: np.dtype[np.integer],
+    header: Dataset,
+    notes: list[str],
+) -> NDArray[np.float64]:
+    """The brightness of each possible stored value, in the order of its unsigned bit pattern."""
+    stored: StoredValues = np.arange(1 << 8 * dtype.itemsize).astype(unsigned.dtype).view(dtype)
+    modality = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+    if not np.isfinite(modality).all():
+        return modality
+    brightness = _voi_lut(modality, header)
     if brightness is None:
         window = _stated_window(header, notes)
         if window is None:
             seen = np.bincount(unsigned.ravel(), minlength=len(stored))
             low, high = _robust_window(modality, seen, _padding(stored, header))
-            brightness = (
-                np.clip((modality - low) / (high - low), 0, 1) if high > low else np.zeros(len(stored))
-            )
             if high <= low:
                 notes.append("all pixels have one value")
+                return np.zeros(len(stored))
+            brightness = np.clip((modality - low) / (high - low), 0, 1)
         else:
             brightness = windowed(modality, *window)
-    if not np.isfinite(brightness).all():
-        raise InputError("the rescale or window of the image leads to values that are not numbers")
-    if _is_inverse(header, notes):
-        brightness = 1 - brightness
-    display = brightness.astype(np.float32)[unsigned]
+    return 1 - brightness if _is_inverse(header, notes) else brightness
+
+
+def _note_aspect(header: Dataset, notes: list[str]) -> None:
+    """Pixels that are not square (PS3.3 C.7.6.3.1.7) are analyzed and drawn as they are stored."""
     ratio = header.get("PixelAspectRatio")
-    if isinstance(ratio, MultiValue) and len(ratio) == 2 and int(ratio[0]) != int(ratio[1]):
+    if ratio and int(ratio[0]) != int(ratio[1]):
         notes.append(f"pixels are not square (PixelAspectRatio {ratio[0]}\\{ratio[1]}); analyzed as stored")
-    return Prepared(display=display, notes=tuple(notes))
 
 
 def windowed(

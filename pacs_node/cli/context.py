@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +37,9 @@ class Context:
 
     def database(self) -> Database:
         """The journal at this version's schema, for the commands that look into it."""
-        from pacs_node.node import open_journal
+        from pacs_node.journal.database import open_database
 
-        return open_journal(self.settings())[0]
+        return open_database(self.settings().database_url)
 
 
 def of(context: typer.Context) -> Context:
@@ -71,13 +72,24 @@ def configure_log(settings: Settings) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            structlog.processors.format_exc_info if level == logging.DEBUG else _where_only,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _where_only(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Log of an error where it arose and of what kind it is; its words may quote the data set."""
+    if event.pop("exc_info", None):
+        kind, _, trace = sys.exc_info()
+        frames = "".join(traceback.format_tb(trace))
+        event["exception"] = f"{frames}{kind.__name__ if kind else 'unknown error'}"
+    return event
 
 
 def print_json(data: Any) -> None:
@@ -91,7 +103,9 @@ def print_table(rows: list[dict[str, Any]], columns: dict[str, str], empty: str)
     if not rows:
         console.print(empty)
         return
-    table = Table(*columns.values(), show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in columns.values():
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(shown(key, row.get(key)) for key in columns))
     console.print(table)

@@ -18,12 +18,11 @@ StudyUid = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance U
 def status(context: typer.Context, json: Json = False) -> None:
     """Show the running processes and the queues; fails unless every role is running and ready."""
     from pacs_node.journal import roles, views
-    from pacs_node.node import ROLES
 
     database = of(context).database()
     running = roles.running(database)
     counts = views.counts(database)
-    missing = [name for name in ROLES if not any(role.role == name and role.ready for role in running)]
+    missing = [name for name in roles.ROLES if not any(role.role == name and role.ready for role in running)]
     if json:
         print_json({"ready": not missing, "roles": [asdict(role) for role in running], **counts})
     else:

@@ -19,14 +19,14 @@ def serve(context: typer.Context) -> None:
 
     Example: pacs-node --config /etc/pacs-node/config.toml serve
     """
-    from pacs_node import node
+    from pacs_node.journal.database import open_database
+    from pacs_node.node import stop_on_signals
     from pacs_node.operate.supervisor import supervise
 
     settings = of(context).settings()
-    database, _ = node.open_journal(settings)
-    database.close()
+    open_database(settings.database_url).close()
     roles = ["receive", *["worker"] * settings.node.workers, "deliver"]
-    raise typer.Exit(supervise(of(context).config, roles, node.stop_on_signals(supervised=False)))
+    raise typer.Exit(supervise(of(context).config, roles, stop_on_signals(supervised=False)))
 
 
 def receive(context: typer.Context, supervised: Supervised = False) -> None:

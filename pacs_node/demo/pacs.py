@@ -27,7 +27,7 @@ FORWARD_LUA = Path(__file__).with_name("forward.lua")
 MODALITY = "pacs-node"
 """What the node is called under Orthanc's DicomModalities; forward.lua names it too."""
 
-_IMAGE = "docker.io/jodogne/orthanc:1.12.4"
+ORTHANC_IMAGE = "docker.io/jodogne/orthanc:1.12.4"
 _START_SECONDS = 30.0
 _PULL_SECONDS = 600.0
 
@@ -265,6 +265,8 @@ def choose(kind: PacsKind, folder: Path, node: Address, ports: tuple[int, int]) 
 
 def _in_container(engine: str, folder: Path) -> list[str]:
     """Orthanc's image on the host's network, as this user, with `folder` at its own path."""
+    mapping = ["--userns", "keep-id"] if engine == "podman" else []
     user = f"{os.getuid()}:{os.getgid()}"
-    options = ["--rm", "--network", "host", "--user", user, "--volume", f"{folder}:{folder}"]
-    return [engine, "run", *options, "--entrypoint", "Orthanc", _IMAGE]
+    options = ["--rm", "--init", "--network", "host", *mapping, "--user", user]
+    mount = ["--volume", f"{folder}:{folder}"]
+    return [engine, "run", *options, *mount, "--entrypoint", "Orthanc", ORTHANC_IMAGE]

@@ -10,28 +10,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.table import Table
 
 from pacs_node.config import load
-from pacs_node.demo import pacs as pacs_systems
-from pacs_node.demo.pacs import Address, Pacs, PacsKind
-from pacs_node.demo.phantom import two_views
-from pacs_node.demo.wrap import wrap
-from pacs_node.errors import InputError, PacsNodeError
+from pacs_node.demo.images import from_files, phantoms
+from pacs_node.demo.pacs import Address, Pacs, PacsKind, choose
+from pacs_node.errors import PacsNodeError
 from pacs_node.journal import roles, views
-from pacs_node.journal.database import Database
-from pacs_node.node import ROLES, open_journal
+from pacs_node.journal.database import Database, open_database
+from pacs_node.journal.roles import ROLES
 from pacs_node.report.text import as_text
 
 READY_SECONDS = 240.0
@@ -68,8 +64,8 @@ class Demo:
         http, dicom, own = _free_ports(3)
         node = Address("PACSNODE", "127.0.0.1", own)
         with self._step("making the images"):
-            self._studies = _from_files(self.inputs, folder) if self.inputs else _phantoms(folder)
-        server = pacs_systems.choose(self.pacs, folder / "pacs", node, (http, dicom))
+            self._studies = from_files(self.inputs, folder) if self.inputs else phantoms(folder)
+        server = choose(self.pacs, folder / "pacs", node, (http, dicom))
         try:
             with self._step("starting the PACS"):
                 server.start()
@@ -87,16 +83,16 @@ class Demo:
     def _exchange(
         self, configuration: Path, process: subprocess.Popen[bytes], server: Pacs, folder: Path
     ) -> bool:
-        database, _ = open_journal(load(configuration))
-        with _closing(database):
+        database = open_database(load(configuration).database_url)
+        with closing(database):
 
             def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
                 deadline = time.monotonic() + seconds
                 while not condition():
-                    if process.poll() is not None:
-                        raise PacsNodeError(f"the node ended while {what}; see {folder / 'node.log'}")
-                    if time.monotonic() > deadline:
-                        raise PacsNodeError(f"{what} took over {seconds:g} s; see {folder / 'node.log'}")
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        how = "ended" if process.poll() is not None else f"was not done after {seconds:g} s"
+                        said = (folder / "node.log").read_text(errors="replace")[-2000:]
+                        raise PacsNodeError(f"the node {how} while {what}; the end of its log:\n{said}")
                     time.sleep(0.1)
 
             with self._step("starting the node"):
@@ -172,15 +168,6 @@ class Demo:
             yield
         self._times[name] = time.monotonic() - start
         self.console.print(f"{name}: {self._times[name]:.1f} s", highlight=False)
-
-
-@contextmanager
-def _closing(database: Database) -> Iterator[None]:
-    """Close the journal's connections when the block is left."""
-    try:
-        yield
-    finally:
-        database.close()
 
 
 @contextmanager
@@ -264,43 +251,6 @@ port = {pacs.port}
 [study]
 quiet_seconds = {QUIET_SECONDS}
 """
-
-
-def _phantoms(folder: Path) -> dict[str, list[Path]]:
-    """Two studies of two views: a broken right wrist, and a whole left one of the inverted kind."""
-    studies = (
-        two_views(2, fractured=True, rows=2048, columns=1638),
-        two_views(3, rows=2048, columns=1638, laterality="L", kind="CR", photometric="MONOCHROME1"),
-    )
-    return _saved((image for study in studies for image in study), folder)
-
-
-def _from_files(inputs: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
-    """DICOM files as they are, JPEG and PNG files wrapped; folders are searched."""
-    found = [file for path in inputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return _saved((_read(file) for file in found if file.is_file()), folder)
-
-
-def _read(path: Path) -> Dataset:
-    try:
-        return dcmread(path)
-    except InvalidDicomError:
-        return wrap(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _saved(images: Iterator[Dataset], folder: Path) -> dict[str, list[Path]]:
-    """Write the images under `folder`/images; their paths by Study Instance UID."""
-    (folder / "images").mkdir()
-    studies: dict[str, list[Path]] = {}
-    for number, image in enumerate(images, start=1):
-        path = folder / "images" / f"{number:04d}.dcm"
-        image.save_as(path, enforce_file_format=True)
-        studies.setdefault(str(image.StudyInstanceUID), []).append(path)
-    if not studies:
-        raise InputError("no image was given")
-    return studies
 
 
 def _free_ports(count: int) -> tuple[int, ...]:

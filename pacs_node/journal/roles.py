@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import sqlalchemy as sa
 
 from pacs_node.journal.database import Database
 from pacs_node.journal.queue import LEASE_SECONDS
 from pacs_node.journal.schema import RoleRow
 from pacs_node.records import RunningRole
+
+ROLES = ("receive", "worker", "deliver")
+"""All roles of a node; it is ready when each is."""
 
 
 def beat(database: Database, role: RunningRole) -> None:
@@ -32,11 +38,13 @@ def leave(database: Database, role: RunningRole) -> None:
 
 
 def running(database: Database) -> list[RunningRole]:
-    """The processes that were seen within a lease's time."""
+    """The processes that were seen within a lease's time; on this machine, those that still live."""
     query = (
         sa.select(RoleRow.role, RoleRow.host, RoleRow.pid, RoleRow.address, RoleRow.ready)
         .where(RoleRow.seen_at > database.clock() - LEASE_SECONDS)
         .order_by(RoleRow.role, RoleRow.host, RoleRow.pid)
     )
     with database.read() as connection:
-        return [RunningRole(**row) for row in connection.execute(query).mappings()]
+        seen = [RunningRole(**row) for row in connection.execute(query).mappings()]
+    here = socket.gethostname()
+    return [role for role in seen if role.host != here or Path(f"/proc/{role.pid}").exists()]

@@ -15,6 +15,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+REVISION = "0001"
+"""The newest migration: what a database must be at for this version."""
+
 UID_LENGTH = 128
 """Twice what the standard allows, because the field sends longer ones than it may."""
 

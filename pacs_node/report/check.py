@@ -6,6 +6,8 @@ a black page, a negative that reads as a fracture. `check_sr` has those of repor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -84,11 +86,11 @@ def _check_identity(dataset: Dataset, request: ReportRequest) -> None:
 
 
 def _check_uids(dataset: Dataset, request: ReportRequest) -> None:
-    for element in dataset.iterall():
-        if element.VR == "UI" and element.value:
-            for uid in [element.value] if isinstance(element.value, str) else element.value:
-                valid = UID(uid, validation_mode=config.IGNORE).is_valid
-                require(valid, dataset, f"{element.keyword} must hold valid UIDs (PS3.5 9.1)")
+    # A source may state UIDs that are not valid, and must be referred to by them all the same.
+    theirs = {uid for image in request.images for _, uid in _uids(image.source)}
+    for keyword, uid in _uids(dataset):
+        valid = uid in theirs or UID(uid, validation_mode=config.IGNORE).is_valid
+        require(valid, dataset, f"{keyword} must hold valid UIDs (PS3.5 9.1)")
     meta = dataset.file_meta
     require(
         meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
@@ -113,3 +115,11 @@ def _check_uids(dataset: Dataset, request: ReportRequest) -> None:
         dataset,
         "SOPInstanceUID and SeriesInstanceUID must be new",
     )
+
+
+def _uids(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Every UID in it, with the keyword of its attribute."""
+    for element in dataset.iterall():
+        if element.VR == "UI" and element.value:
+            for uid in [element.value] if isinstance(element.value, str) else element.value:
+                yield element.keyword, str(uid)

@@ -69,10 +69,8 @@ def _source(dataset: Dataset, request: ReportRequest) -> ImageResult:
         dataset,
         "PurposeOfReferenceCodeSequence must be (121322, DCM)",
     )
-    for image in request.images:
-        named = (image.instance.sop_class_uid, image.instance.sop_instance_uid)
-        if (references[0].ReferencedSOPClassUID, references[0].ReferencedSOPInstanceUID) == named:
-            require(image.finding is not None, dataset, "SourceImageSequence must name an analyzed image")
-            return image
-    require(False, dataset, "SourceImageSequence must name an image of the study")
-    raise AssertionError("unreachable")
+    named = (references[0].get("ReferencedSOPClassUID"), references[0].get("ReferencedSOPInstanceUID"))
+    images = [i for i in request.images if named == (i.instance.sop_class_uid, i.instance.sop_instance_uid)]
+    require(len(images) == 1, dataset, "SourceImageSequence must name an image of the study")
+    require(images[0].finding is not None, dataset, "SourceImageSequence must name an analyzed image")
+    return images[0]

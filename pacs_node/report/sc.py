@@ -5,6 +5,9 @@ It has the aspect and the orientation of the source, square pixels, and no spaci
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import cv2
 import numpy as np
 from highdicom.sc import SCImage
@@ -14,7 +17,6 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import DA, TM
 
 from pacs_node import __version__, config
 from pacs_node.errors import InputError
@@ -117,15 +119,17 @@ def build(
         software_versions=__version__,
         content_qualification="RESEARCH",
     )
-    source.inherit(capture, newest, request.created_at)
-    when = source.local_time(newest, request.created_at)
-    capture.DateOfSecondaryCapture, capture.TimeOfSecondaryCapture = DA(when.date()), TM(when.time())
     capture.DeviceUID = request.node.device_uid
     capture.ConversionType = "SYN"
     capture.InstanceNumber = header.get("InstanceNumber")
     # highdicom refuses an empty orientation, so it was given one that is replaced here by what is known.
     capture.PatientOrientation = header.get("PatientOrientation") or []
+    if len(capture.PixelData) % 2:
+        capture.PixelData += b"\0"
     _describe(capture, request, image)
+    source.inherit(capture, newest, request.created_at)
+    capture.DateOfSecondaryCapture = capture.ContentDate
+    capture.TimeOfSecondaryCapture = capture.ContentTime
     return capture
 
 
@@ -183,7 +187,7 @@ def _annotate(picture: NDArray[np.uint8], head: list[str], label: str) -> None:
     rows, columns = picture.shape[:2]
     points = max(9, round((rows * columns) ** 0.5 / 48))
     while True:
-        font = ImageFont.load_default(points)
+        font = _font(points)
         room = columns - 2 * points
         top, bottom = [line for text in head for line in _wrap(text, font, room)], _wrap(label, font, room)
         if points <= 8 or (len(top) + len(bottom)) * points * 1.4 < rows * 0.4:
@@ -195,7 +199,14 @@ def _annotate(picture: NDArray[np.uint8], head: list[str], label: str) -> None:
     _colour_bar(picture, font, points)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> list[str]:
+def _font(points: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans out of matplotlib's folder: Pillow's own font has no letter beyond ASCII."""
+    package = find_spec("matplotlib")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", points)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, room: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -209,7 +220,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: i
 def _write(
     picture: NDArray[np.uint8],
     lines: list[str],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont,
     left: int,
     top: int,
     step: int,
@@ -224,9 +235,7 @@ def _write(
     patch[:] = np.asarray(drawn)
 
 
-def _colour_bar(
-    picture: NDArray[np.uint8], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, points: int
-) -> None:
+def _colour_bar(picture: NDArray[np.uint8], font: ImageFont.FreeTypeFont, points: int) -> None:
     """From low to high, in the colours as they are over black, halfway up the right edge."""
     rows, columns = picture.shape[:2]
     height, thick = round(rows * 0.3), max(4, points // 2)

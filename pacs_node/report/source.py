@@ -16,7 +16,7 @@ from highdicom.base import SOPClass
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, DA, TM, PersonName
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
 
 from pacs_node.errors import InputError
 from pacs_node.records import ImageResult, ReportRequest
@@ -24,7 +24,7 @@ from pacs_node.report import anatomy
 
 UTF_8 = "ISO_IR 192"
 
-_TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
+_TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _TYPE_2 = (
     "PatientID",
     "PatientName",
@@ -41,7 +41,7 @@ _TYPE_2 = (
 def normalize(header: Dataset) -> Dataset:
     """A copy of a source's header that highdicom accepts: the UIDs, and every Type 2 attribute empty.
 
-    Raises InputError where a UID or the modality is missing (PS3.3 C.12.1, C.7.2.1, C.7.3.1: Type 1).
+    Raises InputError where a UID is missing (PS3.3 C.12.1, C.7.2.1, C.7.3.1: Type 1).
     """
     normal = Dataset()
     for keyword in _TYPE_1:
@@ -64,14 +64,21 @@ def side(request: ReportRequest, image: ImageResult) -> anatomy.Side | None:
     return anatomy.laterality(image.source, [other.source for other in request.images])
 
 
+def decoded(header: Dataset) -> Dataset:
+    """A copy whose texts are decoded, also those of nested items, so that any character set can take them."""
+    copy = deepcopy(header)
+    copy.decode()
+    return copy
+
+
 def inherit(result: SOPClass, header: Dataset, created_at: float) -> None:
     """Give `result` the patient and study attributes of `header` as they are, and the time it was made.
 
-    The character set is the source's if all that the result says can be written in it, else UTF-8
-    (PS3.3 C.12.1.1.2). TimezoneOffsetFromUTC is stated only if the source states it.
+    Call it last, so that it sees every text: the character set is the source's if all that the result says
+    can be written in it, else UTF-8 (PS3.3 C.12.1.1.2). TimezoneOffsetFromUTC is stated only if the source
+    states it.
     """
-    identity = deepcopy(header)
-    identity.decode()
+    identity = decoded(header)
     result.copy_patient_and_study_information(identity)
     for keyword in ("TimezoneOffsetFromUTC", "SpecificCharacterSet"):
         if keyword in result:
@@ -83,8 +90,9 @@ def inherit(result: SOPClass, header: Dataset, created_at: float) -> None:
     if not _can_be_written(result, identity):
         result.SpecificCharacterSet = UTF_8
     when = local_time(header, created_at)
-    result.InstanceCreationDate = result.ContentDate = DA(when.date())
-    result.InstanceCreationTime = result.ContentTime = TM(when.time())
+    for of in ("InstanceCreation", "Content"):
+        setattr(result, f"{of}Date", f"{when:%Y%m%d}")
+        setattr(result, f"{of}Time", f"{when:%H%M%S.%f}")
 
 
 def timezone_of(header: Dataset) -> timezone | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
-from highdicom import ContributingEquipment
-from highdicom.sr import Comprehensive3DSR, ComprehensiveSR
+from highdicom.sr import CodedConcept, Comprehensive3DSR, ComprehensiveSR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
@@ -41,33 +38,36 @@ def build(request: ReportRequest, settings: config.Report) -> Dataset:
         device_serial_number=request.node.device_uid,
         software_versions=__version__,
     )
+    _complete(document, request, source.decoded(newest))
     source.inherit(document, newest, request.created_at)
+    return document
+
+
+def _complete(document: Dataset, request: ReportRequest, header: Dataset) -> None:
+    """What highdicom leaves out: equipment, procedures, requests, predecessor, and how much was analyzed."""
     document.DeviceUID = request.node.device_uid
-    document.SeriesDate, document.SeriesTime = document.ContentDate, document.ContentTime
-    document.ContributingEquipmentSequence = [processing_equipment(request, newest)]
-    document.PerformedProcedureCodeSequence = deepcopy(newest.get("ProcedureCodeSequence") or [])
-    if newest.get("RequestAttributesSequence"):
-        document.ReferencedRequestSequence = _requests(newest)
+    document.ContributingEquipmentSequence = [processing_equipment(request, header)]
+    document.PerformedProcedureCodeSequence = header.get("ProcedureCodeSequence") or []
+    if header.get("RequestAttributesSequence"):
+        document.ReferencedRequestSequence = _requests(header)
     failed = sum(image.finding is None for image in request.images)
     if failed:
         document.CompletionFlag = "PARTIAL"
         document.CompletionFlagDescription = f"{failed} of {len(request.images)} images not analyzed"
     if request.predecessor:
         document.PredecessorDocumentsSequence = [_reference(request.predecessor, request.study_instance_uid)]
-    return document
 
 
-def processing_equipment(request: ReportRequest, header: Dataset) -> ContributingEquipment:
+def processing_equipment(request: ReportRequest, header: Dataset) -> Dataset:
     """Which program made an object, with which model, and when (PS3.3 C.12.1.1.5)."""
-    equipment = ContributingEquipment(
-        manufacturer=content.MANUFACTURER,
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name="pacs-node",
-        software_versions=[__version__, wording.version(request)],
-        contribution_datetime=source.local_time(header, request.created_at).replace(tzinfo=None),
-        contribution_description=f"Analysis by {request.model.name}",
-    )
+    equipment = Dataset()
+    equipment.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.ProcessingEquipment)]
+    equipment.Manufacturer = content.MANUFACTURER
+    equipment.ManufacturerModelName = "pacs-node"
+    equipment.SoftwareVersions = [__version__, wording.version(request)]
     equipment.DeviceUID = request.node.device_uid
+    equipment.ContributionDateTime = f"{source.local_time(header, request.created_at):%Y%m%d%H%M%S.%f}"
+    equipment.ContributionDescription = f"Analysis by {request.model.name}"
     return equipment
 
 
@@ -78,10 +78,10 @@ def _requests(header: Dataset) -> list[Dataset]:
         item = Dataset()
         item.StudyInstanceUID = attributes.get("StudyInstanceUID") or header.StudyInstanceUID
         item.AccessionNumber = attributes.get("AccessionNumber") or header.get("AccessionNumber")
-        item.ReferencedStudySequence = deepcopy(attributes.get("ReferencedStudySequence") or [])
+        item.ReferencedStudySequence = attributes.get("ReferencedStudySequence") or []
         for keyword in ("RequestedProcedureID", "RequestedProcedureDescription"):
             setattr(item, keyword, attributes.get(keyword))
-        item.RequestedProcedureCodeSequence = deepcopy(attributes.get("RequestedProcedureCodeSequence") or [])
+        item.RequestedProcedureCodeSequence = attributes.get("RequestedProcedureCodeSequence") or []
         item.PlacerOrderNumberImagingServiceRequest = None
         item.FillerOrderNumberImagingServiceRequest = None
         requests.append(item)

@@ -67,10 +67,10 @@ def summary(request: ReportRequest, settings: config.Report) -> str:
         return " ".join([*sentences, settings.label])
     worst = _worst(request.images)
     if said is Outcome.POSITIVE:
-        head = f"AI: {request.model.positive_phrase}, {_place(request, worst)}"
+        head = f"AI: {request.model.positive_phrase}, {_place(request, worst)},"
     else:
         head = f"AI: {request.model.negative_phrase}, highest"
-    sentences.append(f"{head}, {percent(_probability(worst))} ({names[id(worst)]}).")
+    sentences.append(f"{head} {percent(_probability(worst))} ({names[id(worst)]}).")
     sides = _worst_by_side(request)
     if len(sides) > 1:
         each = [

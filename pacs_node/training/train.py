@@ -59,7 +59,7 @@ class Options:
 def train(data: Path, pretrained: Path, run: Path, options: Options, console: Console) -> Path:
     """Train and keep the epoch of the best AUC on the validation split; gives the path of its weights.
 
-    `pretrained` are torchvision's weights of the same architecture for RGB, as safetensors. `run` receives
+    `pretrained` are weights of the same architecture as safetensors; see `initialize`. `run` receives
     `best.safetensors` (rewritten at each better epoch), `log.csv` and `options.json`, so that an interrupted
     run has its best model. Raises InputError for a bad data set, ModelError where `pretrained` does not fit.
     """
@@ -130,13 +130,18 @@ def train(data: Path, pretrained: Path, run: Path, options: Options, console: Co
 
 
 def initialize(network: nn.Module, pretrained: Path) -> None:
-    """Fill an untrained one-channel network with ImageNet weights for RGB; its head stays untrained.
+    """Fill an untrained one-channel network with the weights of a model package or with RGB ones.
 
-    The first convolution takes over the ImageNet normalization and adds its three input channels up, so that
-    it answers to a gray image x in 0..1 as the RGB network does to (x, x, x) normalized; exact, as it has no
-    padding. Raises ModelError where the file does not fit.
+    Of a package, all is taken over. Of ImageNet weights the head is not: it stays untrained, and the first
+    convolution takes over the ImageNet normalization and adds its three input channels up, so that it answers
+    to a gray image x in 0..1 as the RGB network does to (x, x, x) normalized; exact, as it has no padding.
+    Raises ModelError where the file does not fit.
     """
     state = load_file(pretrained)
+    own = network.state_dict()
+    if {key: value.shape for key, value in state.items()} == {k: value.shape for k, value in own.items()}:
+        network.load_state_dict(state)
+        return
     name, first = next((name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
     if any(first.padding):
         raise ModelError(
@@ -147,7 +152,7 @@ def initialize(network: nn.Module, pretrained: Path) -> None:
     try:
         state[bias] = state[bias] - (state[weight] * mean / std).sum(dim=(1, 2, 3))
         state[weight] = (state[weight] / std).sum(dim=1, keepdim=True)
-        head = {key for key in network.state_dict() if key.startswith("classifier.")}
+        head = {key for key in own if key.startswith("classifier.")}
         missing, unexpected = network.load_state_dict(
             {key: value for key, value in state.items() if not key.startswith("classifier.")}, strict=False
         )

@@ -12,7 +12,7 @@ from pynetdicom import AE
 
 from pacs_node.demo import phantom
 from pacs_node.demo.header import derive_uid
-from pacs_node.demo.pacs import Address, Orthanc, Pacs, choose
+from pacs_node.demo.pacs import Address, Orthanc, Pacs, choose, find_engine, find_orthanc
 from pacs_node.demo.stand_in import StandIn
 from pacs_node.errors import PacsNodeError
 
@@ -162,3 +162,11 @@ def test_derived_uids_are_stable_and_valid() -> None:
     assert derive_uid("a", 1) == derive_uid("a", 1) != derive_uid("a", 2)
     assert derive_uid("a", 1).is_valid
     assert len(derive_uid("a", 1)) <= 64
+
+
+def test_auto_takes_what_this_machine_has(tmp_path: Path) -> None:
+    chosen = choose("auto", tmp_path, Address("X", "127.0.0.1", 9), (1, 2))
+    assert isinstance(chosen, Orthanc if find_orthanc() or find_engine() else StandIn)
+    if find_engine() is None:
+        with pytest.raises(PacsNodeError, match="docker"):
+            choose("docker", tmp_path, Address("X", "127.0.0.1", 9), (1, 2))

@@ -14,13 +14,15 @@ from alembic.migration import MigrationContext
 from pacs_node.errors import ConfigError, JournalError
 from pacs_node.journal import audit, intake
 from pacs_node.journal.database import Database
-from pacs_node.journal.schema import Base
+from pacs_node.journal.schema import REVISION, Base
 from pacs_node.records import Arrival
 
 
 def test_the_migrations_give_the_schema(database: Database) -> None:
     with database.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == []
+        assert context.get_current_revision() == REVISION
 
 
 def test_every_commit_is_durable_and_readers_do_not_wait(database: Database) -> None:

@@ -190,10 +190,14 @@ def test_pixelmed_accepts_reports_on_odd_sources(oddity: str, tmp_path: Path) ->
 
 
 def test_a_label_beyond_the_source_s_character_set_makes_the_objects_utf_8(tmp_path: Path) -> None:
-    request = studies.request(studies.image(studies.header(1, **JAPANESE | PLAIN), 0.8731))
+    procedure = Dataset()
+    procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "1", "SCT", "手関節"
+    source = studies.header(1, ProcedureCodeSequence=[procedure], **JAPANESE | PLAIN)
+    request = studies.request(studies.image(source, 0.8731))
     report, _ = write(request, tmp_path, config.Report(label="Nur für Forschung"))
     read = dcmread(report)
     assert read.SpecificCharacterSet == "ISO_IR 192"
     assert str(read.PatientName) == JAPANESE["PatientName"]
+    assert read.PerformedProcedureCodeSequence[0].CodeMeaning == "手関節"
     assert "Nur für Forschung" in validators.dsr2html(report)
     assert validators.dciodvfy(report) == []

@@ -1,0 +1,87 @@
+"""The shipped model: the same answer whatever the batch, in source coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pacs_node.analyze import package
+from pacs_node.analyze.classifier import Classifier
+from pacs_node.errors import ModelError
+
+MODEL = Path(__file__).resolve().parents[2] / "models" / "fracture-squeezenet-1"
+
+Images = list[NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    """The shipped model on the CPU."""
+    return Classifier(package.load(MODEL), "cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    """Bars and noise of different shapes, 0..1."""
+    rng = np.random.default_rng(5)
+    made = []
+    for index, (rows, columns) in enumerate([(300, 200), (200, 300), (500, 500), (64, 80), (900, 400)]):
+        image = cv2.GaussianBlur(rng.random((rows, columns), np.float32), (0, 0), 3)
+        cv2.line(image, (columns // 4, 0), (columns // 2, rows), 1.0, 5 + 3 * index)
+        made.append(np.clip(image, 0, 1))
+    return made
+
+
+def test_an_answer_does_not_depend_on_the_batch(classifier: Classifier, images: Images) -> None:
+    together = classifier.predict(images)
+    smaller = Classifier(package.load(MODEL), "cpu", batch=2).predict(images)
+    for image, one, other in zip(images, together, smaller, strict=True):
+        (alone,) = classifier.predict([image])
+        assert alone.probability == pytest.approx(one.probability, abs=1.01e-4)
+        assert alone.probability == pytest.approx(other.probability, abs=1.01e-4)
+        np.testing.assert_allclose(alone.heat_map.values, one.heat_map.values, atol=1e-3)
+        assert one.probability == round(one.probability, 4)
+        assert one.heat_map.values.dtype == np.float32
+    assert len({one.probability for one in together}) > 1
+
+
+def test_no_images_no_answers(classifier: Classifier) -> None:
+    assert classifier.predict([]) == []
+
+
+def test_the_map_is_placed_in_the_source(classifier: Classifier, images: Images) -> None:
+    manifest = package.read_manifest(MODEL)
+    size = manifest.input.size
+    prediction = classifier.predict([images[4]])[0]  # 900 rows, 400 columns
+    scale_x, scale_y = round(400 * size / 900) / 400, size / 900
+    left = (size - round(400 * size / 900)) // 2
+    heat_map = prediction.heat_map
+    assert heat_map.origin == pytest.approx(((17.5 - left) / scale_x, 17.5 / scale_y))
+    assert heat_map.step == pytest.approx((16 / scale_x, 16 / scale_y))
+
+
+def test_a_threshold_of_the_settings_replaces_the_models(classifier: Classifier) -> None:
+    other = Classifier(package.load(MODEL), "cpu", threshold=0.9).identity
+    assert other.threshold == 0.9
+    assert other.sha256 == classifier.identity.sha256
+    assert other.key != classifier.identity.key
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_refused() -> None:
+    with pytest.raises(ModelError, match="cuda"):
+        Classifier(package.load(MODEL), "cuda")
+    assert Classifier(package.load(MODEL), "auto").predict([np.zeros((64, 64), np.float32)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_answers_as_the_cpu(classifier: Classifier, images: Images) -> None:
+    there = Classifier(package.load(MODEL), "cuda").predict(images)
+    for one, other in zip(classifier.predict(images), there, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-3)

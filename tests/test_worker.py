@@ -1,0 +1,262 @@
+"""What becomes of a study, from its arrival in the spool to its results: everything real but the network."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brightness import Brightness
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileDataset
+
+from pacs_node import node as roles
+from pacs_node import worker as work
+from pacs_node.config import Settings
+from pacs_node.demo import phantom
+from pacs_node.files import FileStore
+from pacs_node.journal import audit, views
+from pacs_node.journal.database import Database
+from pacs_node.worker import Worker
+
+
+class NoLeases:
+    """Tests are over before a lease is."""
+
+    def hold(self, token: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass
+class Bench:
+    """One node without its network."""
+
+    settings: Settings
+    database: Database
+    files: FileStore
+    model: Brightness
+    now: float = 1_800_000_000.0
+
+    def receive(self, *images: FileDataset) -> None:
+        for image in images:
+            path = self.settings.storage.path / "sent.dcm"
+            image.save_as(path, enforce_file_format=True)
+            with self.files.spool([path.read_bytes()]):
+                pass
+        assert roles.take_in(self.settings, self.database, self.files, self.identity)
+
+    @property
+    def identity(self) -> Any:
+        return self.database.identity("NODE")
+
+    def work(self) -> None:
+        """Work off what is due now, and what will be due within an hour."""
+        worker = Worker(self.settings, self.database, self.files, self.identity, self.model, NoLeases())
+        for _ in range(20):
+            while worker.step():
+                pass
+            self.now += 180
+
+    def study(self, image: Dataset) -> dict[str, Any]:
+        found = views.study(self.database, image.StudyInstanceUID)
+        assert found is not None
+        return found
+
+    def results(self, image: Dataset, role: str) -> list[Dataset]:
+        shas = [result["sha256"] for result in self.study(image)["results"] if result["role"] == role]
+        return [dcmread(self.files.path(sha)) for sha in dict.fromkeys(shas)]
+
+    def events(self, image: Dataset) -> list[str]:
+        return [event.event for event in audit.events(self.database, image.StudyInstanceUID)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    settings = Settings.model_validate({"storage": {"path": tmp_path}, "destinations": [destination]})
+    made: list[Bench] = []
+    database = Database(settings.database_url, lambda: made[0].now)
+    made.append(Bench(settings, database, FileStore(tmp_path), Brightness()))
+    database.migrate()
+    yield made[0]
+    assert audit.verify(database)[1] is None
+    database.close()
+
+
+@pytest.fixture
+def image() -> Callable[..., FileDataset]:
+    def make(seed: int = 1, **options: Any) -> FileDataset:
+        return phantom.dataset(seed, rows=160, columns=128, **options)
+
+    return make
+
+
+def test_two_views_give_one_sr_and_two_scs(bench: Bench) -> None:
+    views_of_wrist = phantom.two_views(1, rows=160, columns=128)
+    bench.receive(*views_of_wrist)
+    bench.work()
+    study = bench.study(views_of_wrist[0])
+    assert study["state"] == "READY"
+    assert [image["state"] for image in study["instances"]] == ["ANALYZED", "ANALYZED"]
+    assert [result["role"] for result in study["results"]] == ["SC", "SC", "SR"]
+    assert bench.events(views_of_wrist[0]) == ["received"] * 2 + ["analyzed"] * 2 + ["reported"]
+    (report,) = bench.results(views_of_wrist[0], "SR")
+    assert report.StudyInstanceUID == views_of_wrist[0].StudyInstanceUID
+    assert report.PatientID == views_of_wrist[0].PatientID
+    assert bench.model.images_seen == 2
+
+
+def test_a_late_image_adds_one_sc_and_an_amended_report(bench: Bench) -> None:
+    first, late = phantom.two_views(1, rows=160, columns=128)
+    bench.receive(first)
+    bench.work()
+    (before,) = bench.results(first, "SR")
+    bench.receive(late)
+    bench.work()
+    assert len(bench.results(first, "SC")) == 2
+    old, amended = bench.results(first, "SR")
+    assert old.SOPInstanceUID == before.SOPInstanceUID
+    assert amended.SeriesDescription.startswith("AMENDED")
+    (study,) = amended.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert bench.model.images_seen == 2
+
+
+def test_the_same_image_again_changes_nothing(bench: Bench, image: Callable[..., FileDataset]) -> None:
+    bench.receive(image())
+    bench.work()
+    bench.receive(image())
+    bench.work()
+    assert len(bench.study(image())["results"]) == 2
+    assert bench.events(image())[-1] == "duplicate_received"
+    assert bench.model.images_seen == 1
+
+
+def test_a_changed_header_is_audited_and_not_reported_again(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    bench.receive(image())
+    bench.work()
+    renamed = image()
+    renamed.StudyDescription = "renamed"
+    bench.receive(renamed)
+    bench.work()
+    assert bench.events(renamed)[-3:] == ["received", "analyzed", "report_unchanged"]
+    assert len(bench.results(renamed, "SR")) == 1
+
+
+def test_other_pixels_under_the_same_uid_are_reported_anew(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    bench.receive(image())
+    bench.work()
+    changed = image()
+    changed.PixelData = bytes(len(changed.PixelData))
+    bench.receive(changed)
+    bench.work()
+    assert len(bench.results(changed, "SR")) == 2
+    received = [e for e in audit.events(bench.database, changed.StudyInstanceUID) if e.event == "received"]
+    assert received[1].details["other_versions"] == [received[0].details["sha256"]]
+
+
+def test_a_study_without_an_xray_is_skipped_with_the_reason(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    capture = image()
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    capture.Modality = "OT"
+    bench.receive(capture)
+    bench.work()
+    study = bench.study(capture)
+    assert (study["state"], study["results"]) == ("SKIPPED", [])
+    assert "1 x not an X-ray image" in study["reason"]
+
+
+def test_our_own_results_that_come_back_are_skipped(bench: Bench, image: Callable[..., FileDataset]) -> None:
+    bench.receive(image())
+    bench.work()
+    results = [*bench.results(image(), "SC"), *bench.results(image(), "SR")]
+    bench.receive(*results)
+    bench.work()
+    study = bench.study(image())
+    own = [item["reason"] for item in study["instances"] if item["state"] == "SKIPPED"]
+    assert own == ["own result", "own result"]
+    assert len(study["reports"]) == 1
+
+
+def test_an_image_without_pixels_fails_with_the_reason_and_the_other_is_reported(bench: Bench) -> None:
+    good, bad = phantom.two_views(1, rows=160, columns=128)
+    del bad.PixelData
+    bench.receive(good, bad)
+    bench.work()
+    states = {item["sop_instance_uid"]: item for item in bench.study(good)["instances"]}
+    assert states[bad.SOPInstanceUID]["state"] == "FAILED"
+    assert "pixel data" in states[bad.SOPInstanceUID]["reason"].lower()
+    (report,) = bench.results(good, "SR")
+    assert report.CompletionFlag == "PARTIAL"
+
+
+def test_a_study_that_cannot_be_analyzed_says_so_and_never_says_normal(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    broken = image()
+    del broken.PixelData
+    bench.receive(broken)
+    bench.work()
+    (report,) = bench.results(broken, "SR")
+    assert report.SeriesDescription == "AI: NOT ANALYZED"
+    assert bench.study(broken)["reports"][0]["outcome"] == "FAILED"
+
+
+def test_two_patients_under_one_study_are_never_merged(bench: Bench) -> None:
+    one, other = phantom.two_views(1, rows=160, columns=128)
+    other.PatientID = "SOMEBODY ELSE"
+    bench.receive(one, other)
+    bench.work()
+    study = bench.study(one)
+    assert (study["state"], study["results"]) == ("FAILED", [])
+    assert "identity conflict" in study["reason"]
+
+
+def test_a_passing_error_of_the_model_is_retried(bench: Bench, image: Callable[..., FileDataset]) -> None:
+    bench.model.fails = 1
+    bench.receive(image())
+    bench.work()
+    assert bench.events(image())[:3] == ["received", "analysis_postponed", "analyzed"]
+    assert len(bench.results(image(), "SR")) == 1
+
+
+def test_a_lasting_error_of_the_model_ends_in_a_failure_report(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    bench.model.fails = 100
+    bench.receive(image())
+    bench.work()
+    (item,) = bench.study(image())["instances"]
+    assert (item["state"], item["reason"]) == ("FAILED", f"given up after {work.MAX_ATTEMPTS} attempts")
+    assert bench.results(image(), "SR")[0].SeriesDescription == "AI: NOT ANALYZED"
+
+
+def test_a_late_image_under_another_threshold_is_read_with_all_the_others(bench: Bench) -> None:
+    first, late = phantom.two_views(1, rows=160, columns=128)
+    bench.receive(first)
+    bench.work()
+    bench.model.threshold = 0.01
+    bench.receive(late)
+    bench.work()
+    assert "analysis_reopened" in bench.events(first)
+    assert bench.study(first)["reports"][-1]["outcome"] == "POSITIVE"
+
+
+def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_go_on(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    with bench.files.spool([b"no DICOM at all"]):
+        pass
+    bench.receive(image())
+    assert len(bench.study(image())["instances"]) == 1
+    assert bench.files.spooled() == []
+    assert len(list((bench.files.root / "spool" / "unreadable").iterdir())) == 1
+    assert next(e.event for e in audit.events(bench.database)) == "unreadable"
