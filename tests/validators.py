@@ -10,11 +10,13 @@ import re
 import subprocess
 from pathlib import Path
 
+from pydicom import dcmread
+
 PROGRAMS = ("dciodvfy", "dcentvfy", "dsrdump", "dsr2html", "java")
 PIXELMED_JAR = Path("/usr/share/java/pixelmed.jar")
 
 ALLOWED = {
-    # DeviceUID (0018,1002) joined the General Equipment module in 2017 (CP-1658); dicom3tools is older.
+    # DeviceUID (0018,1002) is of the General Equipment module (PS3.3 C.7.5.1), which dicom3tools has older.
     r"Warning - Attribute is not present in standard DICOM IOD - \(0x0018,0x1002\) UI Device UID",
     r"Warning - Dicom dataset contains attributes not present in standard DICOM IOD - "
     r"this is a Standard Extended SOP Class",
@@ -86,10 +88,10 @@ def pixelmed(path: Path, *options: str) -> list[str]:
     return _unexplained(done.stdout + done.stderr)
 
 
-def problems(path: Path, modality: str) -> list[str]:
-    """All problems of one file: "SR" goes through all validators, anything else through dciodvfy."""
+def problems(path: Path) -> list[str]:
+    """All problems of one file: an SR goes through all validators, anything else through dciodvfy."""
     found = dciodvfy(path)
-    if modality == "SR":
+    if dcmread(path, specific_tags=["Modality"]).Modality == "SR":
         found += dsrdump(path) + pixelmed(path, "-checkcontentitemorder")
     return found
 

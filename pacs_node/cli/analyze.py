@@ -28,7 +28,7 @@ def analyze(
     from pacs_node.node import served_classifier
 
     settings = of(context).settings()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     with console.status("loading the model"):
         classifier = served_classifier(settings)
     files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))})
@@ -36,6 +36,6 @@ def analyze(
     with console.status(f"analyzing {len(files)} files"):
         for study in analyze_files([file for file in files if file.is_file()], settings, classifier, out):
             failed = failed or study.failed
-            console.print(study.text, markup=False)
+            console.print(study.text)
     if failed:
         raise typer.Exit(1)

@@ -38,7 +38,9 @@ def init(
     if path.exists():
         raise ConfigError(f"{path}: exists already; name another path or remove it first")
     path.write_text(document(), encoding="utf-8")
-    Console(highlight=False).print(f"{path} written; set [[peers]] and [[destinations]] to your PACS")
+    Console(highlight=False, markup=False).print(
+        f"{path} written; set [[peers]] and [[destinations]] to your PACS"
+    )
 
 
 def check(context: typer.Context) -> None:
@@ -47,7 +49,7 @@ def check(context: typer.Context) -> None:
 
     settings = of(context).settings()
     package.load(settings.model.path)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"configuration: {of(context).config or 'defaults'}")
     console.print(f"listens as {settings.node.ae_title} on {settings.node.host}:{settings.node.port}")
     console.print(f"journal: {settings.database_url}")
@@ -78,6 +80,26 @@ def document() -> str:
         else:
             lines += _table(name, model)
     return "\n".join(lines)
+
+
+def table() -> str:
+    """The settings as the README's table in Markdown."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        lines += _rows(f"[[{name}]]" if name in _EXAMPLES else f"[{name}]", _model_of(field))
+    return "\n".join(lines)
+
+
+def _rows(section: str, model: type[BaseModel]) -> list[str]:
+    rows = []
+    for key, field in model.model_fields.items():
+        if _is_model(field):
+            rows += _rows(f"{section[:-1]}.{key}]", _model_of(field))
+            continue
+        required = field.default is PydanticUndefined
+        default = "required" if required else "" if field.default is None else f"`{_toml(field.default)}`"
+        rows.append(f"| `{section} {key}` | {default} | {field.description} |")
+    return rows
 
 
 def _table(name: str, model: type[BaseModel]) -> list[str]:

@@ -15,8 +15,10 @@ import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pacs_node.config import Settings, load
+from pacs_node.errors import JournalError
 
 if TYPE_CHECKING:
     from pacs_node.journal.database import Database
@@ -36,10 +38,19 @@ class Context:
         return settings
 
     def database(self) -> Database:
-        """The journal at this version's schema, for the commands that look into it."""
-        from pacs_node.journal.database import open_database
+        """The journal at this version's schema, for the commands that look into it.
 
-        return open_database(self.settings().database_url)
+        Raises JournalError where there is none: to make an empty one would look like a node that got nothing.
+        """
+        from pacs_node.journal.database import Database
+
+        database = Database(self.settings().database_url)
+        if not database.exists:
+            raise JournalError(
+                f"{database.path}: no journal there; name the node's configuration with --config"
+            )
+        database.migrate()
+        return database
 
 
 def of(context: typer.Context) -> Context:
@@ -107,7 +118,7 @@ def print_table(rows: list[dict[str, Any]], columns: dict[str, str], empty: str)
     for heading in columns.values():
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(shown(key, row.get(key)) for key in columns))
+        table.add_row(*(Text(shown(key, row.get(key))) for key in columns))
     console.print(table)
 
 

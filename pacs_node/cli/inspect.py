@@ -30,9 +30,9 @@ def status(context: typer.Context, json: Json = False) -> None:
         print_table([asdict(role) for role in running], columns, "no process is running")
         for name, states in counts.items():
             told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
-            Console(highlight=False).print(f"{name}: {told}")
+            Console(highlight=False, markup=False).print(f"{name}: {told}")
         if missing:
-            Console(highlight=False).print(f"not running or not ready: {', '.join(missing)}")
+            Console(highlight=False, markup=False).print(f"not running or not ready: {', '.join(missing)}")
     if missing:
         raise typer.Exit(1)
 
@@ -73,7 +73,7 @@ def show(context: typer.Context, study: StudyUid, json: Json = False) -> None:
     if json:
         print_json({**found, "events": events})
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"study {found['study_instance_uid']}: {found['state']} {found['reason'] or ''}")
     for title, key, columns in (
         ("images", "instances", ("sop_instance_uid", "modality", "state", "probability", "reason")),
@@ -88,7 +88,7 @@ def show(context: typer.Context, study: StudyUid, json: Json = False) -> None:
         print_table(found[key], {column: column.replace("_", " ") for column in columns}, "none")
     console.print("\naudit trail")
     for event in events:
-        console.print(event_line(event), soft_wrap=True, markup=False)
+        console.print(event_line(event), soft_wrap=True)
 
 
 def event_line(event: dict[str, Any]) -> str:
@@ -103,7 +103,7 @@ def retry(context: typer.Context, study: StudyUid) -> None:
 
     if not retry_study(of(context).database(), study):
         raise PacsNodeError(f"{study}: no such study was received; `pacs-node studies` lists them")
-    Console(highlight=False).print(f"study {study} will be tried again")
+    Console(highlight=False, markup=False).print(f"study {study} will be tried again")
 
 
 def verify(context: typer.Context) -> None:
@@ -113,7 +113,7 @@ def verify(context: typer.Context) -> None:
     count, problem = verify_chain(of(context).database())
     if problem:
         raise PacsNodeError(f"audit log: {problem}")
-    Console(highlight=False).print(f"audit log: {count} events, the chain is whole")
+    Console(highlight=False, markup=False).print(f"audit log: {count} events, the chain is whole")
 
 
 def export(context: typer.Context) -> None:

@@ -17,13 +17,14 @@ def train(
         typer.Option(exists=True, file_okay=False, help="Data set: manifest.csv, images/, regions.json."),
     ],
     pretrained: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="ImageNet weights, as safetensors.")
+        Path, typer.Option(exists=True, dir_okay=False, help="ImageNet's or a package's weights.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new model package; its name becomes the id.")],
     name: Annotated[str, typer.Option(help="The model's name, as reports give it.")],
     version: Annotated[str, typer.Option(help="The model's version, as reports give it.")] = "1.0.0",
     runs: Annotated[Path, typer.Option(help="Folder for the run's log and checkpoint.")] = Path("runs"),
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 16,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Its highest value.")] = 3e-4,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     publish_only: Annotated[
@@ -50,7 +51,7 @@ def train(
     from pacs_node.training.train import train as run_training
 
     console = Console(highlight=False)
-    options = Options(epochs=epochs, seed=seed, threads=threads)
+    options = Options(epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads)
     run = runs / out.name
     weights = run / "best.safetensors"
     if not publish_only:

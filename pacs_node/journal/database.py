@@ -41,11 +41,15 @@ class Database:
                 "use sqlite:////absolute/path/to/journal.sqlite or leave it empty"
             )
         self.clock = clock
-        self._path = Path(parsed.database)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(parsed.database)
         self._engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
         sa.event.listen(self._engine, "connect", _configure)
         sa.event.listen(self._engine, "begin", _begin)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a database already; `migrate` makes one."""
+        return self.path.exists()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -69,6 +73,7 @@ class Database:
 
         Raises JournalError where the database is of a newer version of pacs-node, or cannot be opened.
         """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self.read() as connection:
                 if _revision(connection) == REVISION:
@@ -76,7 +81,7 @@ class Database:
             with self.write() as connection:
                 _upgrade(connection)
         except sa.exc.DatabaseError as error:
-            raise JournalError(f"{self._path}: the database cannot be opened: {error.orig}") from None
+            raise JournalError(f"{self.path}: the database cannot be opened: {error.orig}") from None
 
     def identity(self, ae_title: str) -> NodeIdentity:
         """Who we are; made at the first call and kept for ever."""
@@ -98,7 +103,7 @@ class Database:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with Path(f"{self._path}.lock").open("ab") as lock:
+        with Path(f"{self.path}.lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -70,7 +70,8 @@ def summary(request: ReportRequest, settings: config.Report) -> str:
         head = f"AI: {request.model.positive_phrase}, {_place(request, worst)},"
     else:
         head = f"AI: {request.model.negative_phrase}, highest"
-    sentences.append(f"{head} {percent(_probability(worst))} ({names[id(worst)]}).")
+    limit = percent(request.model.threshold)
+    sentences.append(f"{head} {percent(_probability(worst))} ({names[id(worst)]}; threshold {limit}).")
     sides = _worst_by_side(request)
     if len(sides) > 1:
         each = [

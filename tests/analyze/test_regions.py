@@ -35,6 +35,13 @@ def test_a_map_is_the_same_at_every_size() -> None:
     assert fine.dtype == np.float32
 
 
+def test_values_are_sampled_at_pixel_centres() -> None:
+    heat_map = HeatMap(np.array([[0, 1, 2, 3]], np.float32), (10, 10), (20, 20))
+    # The centres of 8 pixels over 80 columns are 5, 15, 25 ...: cells -0.25, 0.25, 0.75 ...
+    expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+    np.testing.assert_allclose(heat_map.at_size(20, 80, (1, 8))[0], expected, atol=1e-6)
+
+
 def test_cells_go_on_beyond_the_outermost() -> None:
     over = HeatMap(np.array([[1.0, 0.0]], np.float32), (40, 40), (20, 20)).at_size(100, 100, (100, 100))
     assert over[0, 0] == over[99, 0] == 1

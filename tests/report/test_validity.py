@@ -91,7 +91,7 @@ def test_the_summary_is_the_first_content_of_the_page(tmp_path: Path) -> None:
     page = validators.dsr2html(report)
     first = page[page.index("<div>") : page.index("</div>")]
     assert "<b>Summary:</b>" in first
-    assert "AI: Fracture suspected, left wrist, 87 % (image 1, PA)." in first
+    assert "AI: Fracture suspected, left wrist, 87 % (image 1, PA; threshold 50 %)." in first
     assert "Fracture of bone:" in page  # CONTINUOUS containers would drop the names of what they hold
 
 

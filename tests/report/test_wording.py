@@ -97,7 +97,7 @@ def test_the_summary_names_the_worst_image_of_each_side_and_what_failed() -> Non
         image(4, None),
     )
     assert wording.summary(request, SETTINGS) == (
-        "AI: Fracture suspected, left wrist, 91 % (image 2, LL). "
+        "AI: Fracture suspected, left wrist, 91 % (image 2, LL; threshold 50 %). "
         "Highest on each side: left 91 % (image 2, LL); right 7 % (image 3, LL). "
         "1 of 4 images NOT ANALYZED. Research use only. Not for diagnosis."
     )
@@ -105,7 +105,7 @@ def test_the_summary_names_the_worst_image_of_each_side_and_what_failed() -> Non
 
 def test_a_negative_summary_says_that_it_excludes_nothing() -> None:
     assert wording.summary(SHAPES["negative"], SETTINGS) == (
-        "AI: no fracture suspected, highest 12 % (image 2, LL). Does not exclude a fracture. "
+        "AI: no fracture suspected, highest 12 % (image 2, LL; threshold 50 %). Does not exclude a fracture. "
         "Research use only. Not for diagnosis."
     )
 
