@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from pacs_node.demo.phantom import two_views
-from pacs_node.demo.wrap import wrap
-from pacs_node.errors import InputError
+from pacs_node.demo.wrap import PICTURES, wrap
+from pacs_node.errors import AdmissionError, InputError
+from pacs_node.receive.admission import read_header
 
 
 def phantoms(folder: Path) -> dict[str, list[Path]]:
@@ -36,22 +36,26 @@ def from_files(inputs: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
 
 
 def _read(path: Path) -> Dataset:
-    try:
-        return dcmread(path)
-    except InvalidDicomError:
+    if path.suffix.lower() in PICTURES:
         return wrap(path)
+    try:
+        # The node's own check, so that what it would refuse is refused here, by name.
+        read_header(path)
+        return dcmread(path)
+    except AdmissionError as error:
+        raise InputError(f"{path}: neither a JPEG or PNG file nor usable DICOM: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _saved(images: Iterator[Dataset], folder: Path) -> dict[str, list[Path]]:
-    """Write the images under `folder`/images; their paths by Study Instance UID."""
+    """Write the images under `folder`/images, each once; their paths by Study Instance UID."""
     (folder / "images").mkdir()
-    studies: dict[str, list[Path]] = {}
+    studies: dict[str, dict[str, Path]] = {}
     for number, image in enumerate(images, start=1):
-        path = folder / "images" / f"{number:04d}.dcm"
+        study = studies.setdefault(str(image.StudyInstanceUID), {})
+        path = study.setdefault(str(image.SOPInstanceUID), folder / "images" / f"{number:04d}.dcm")
         image.save_as(path, enforce_file_format=True)
-        studies.setdefault(str(image.StudyInstanceUID), []).append(path)
     if not studies:
         raise InputError("no image was given")
-    return studies
+    return {uid: list(paths.values()) for uid, paths in studies.items()}

@@ -69,7 +69,7 @@ class Demo:
         try:
             with self._step("starting the PACS"):
                 server.start()
-            self.console.print(f"  {server.describe()}", highlight=False)
+            self._say(f"  {server.describe()}")
             configuration = folder / "config.toml"
             configuration.write_text(_configuration(node, server.address), encoding="utf-8")
             with _serving(configuration, folder / "node.log") as process:
@@ -108,7 +108,7 @@ class Demo:
         well = [self._tell(uid, shown[uid], results[uid], folder / "results") for uid in self._studies]
         self._tell_times()
         reported = any(study["reports"] for study in shown.values())
-        self.console.print(f"\nResults, audit trails and logs: {folder}", soft_wrap=True, highlight=False)
+        self._say(f"\nResults, audit trails and logs: {folder}")
         return all(well) and reported
 
     def _all_ended(self, database: Database) -> bool:
@@ -125,18 +125,18 @@ class Demo:
         (out / "study.json").write_text(json.dumps(study, indent=2, ensure_ascii=False), encoding="utf-8")
         self.console.rule(f"study {uid}: {study['state']}", characters="-")
         if study["reason"]:
-            self.console.print(study["reason"], markup=False)
+            self._say(study["reason"])
         for result in results:
             name = f"{result.Modality}-{result.SOPInstanceUID}"
             result.save_as(out / f"{name}.dcm", enforce_file_format=True)
             if "PixelData" in result:
                 Image.fromarray(result.pixel_array).save(out / f"{name}.png")
-                self.console.print(f"heat map: {out / name}.png", soft_wrap=True, highlight=False)
+                self._say(f"heat map: {out / name}.png")
             else:
                 (out / f"{name}.txt").write_text(as_text(result) + "\n", encoding="utf-8")
-                self.console.print(as_text(result), markup=False, highlight=False, soft_wrap=True)
+                self._say(as_text(result))
         self.console.print(_audit_table(study["events"]))
-        self.console.print(_pace(study), highlight=False)
+        self._say(_pace(study))
         return self._is_whole(study, results)
 
     def _is_whole(self, study: dict[str, Any], results: list[Dataset]) -> bool:
@@ -167,7 +167,10 @@ class Demo:
         with self.console.status(name):
             yield
         self._times[name] = time.monotonic() - start
-        self.console.print(f"{name}: {self._times[name]:.1f} s", highlight=False)
+        self._say(f"{name}: {self._times[name]:.1f} s")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from pydicom.dataset import FileDataset
 from pacs_node.demo.header import StudyHeader, derive_uid, image_object
 from pacs_node.errors import InputError
 
+PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+"""Suffixes of the files that `wrap` reads."""
+
 _MAXIMUM_PIXELS = 64_000_000
 _COMPRESSION_JPEG = "ISO_10918_1"
 

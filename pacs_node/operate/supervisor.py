@@ -27,6 +27,7 @@ class _Child:
     role: str
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
+    starts: int = 0
     restarts: int = 0
     start_at: float = 0.0
 
@@ -47,18 +48,22 @@ def supervise(config: Path | None, roles: Sequence[str], stop: threading.Event) 
 
 
 def _tend(child: _Child, config: Path | None) -> int:
-    """Start a child that is due and note one that died; returns 2 where it must not be started again."""
+    """Start a child that is due and note one that died; returns 2 where its very first start says so.
+
+    What breaks later, such as an altered model, must not stop the roles that still do their work.
+    """
     now = time.monotonic()
     if child.process is None:
         if now >= child.start_at:
             child.process = _start(child.role, config)
             child.started_at = now
+            child.starts += 1
         return 0
     status = child.process.poll()
     if status is None:
         return 0
     child.process = None
-    if status == WRONG_CONFIGURATION:
+    if status == WRONG_CONFIGURATION and child.starts == 1:
         return WRONG_CONFIGURATION
     child.restarts = 0 if now - child.started_at > STABLE_SECONDS else child.restarts + 1
     pause = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(child.restarts, 10))

@@ -1,6 +1,7 @@
 """What is left after the worst: nothing is lost, nothing comes twice, no process stays behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from acceptance_node import RunningNode, WaitUntil, is_running
 
+from pacs_node.config import load
 from pacs_node.demo import phantom
 from pacs_node.demo.stand_in import StandIn
 
@@ -139,6 +141,21 @@ def test_a_killed_supervisor_leaves_no_orphans(node: RunningNode, wait_until: Wa
     pids = node.pids()
     node.kill_supervisor()
     wait_until(lambda: not any(map(is_running, pids)), 40)
+
+
+def test_a_model_that_breaks_later_does_not_stop_the_intake(
+    new_node: Callable[..., RunningNode], tmp_path: Path, tool: Tool, wait_until: WaitUntil
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(load(None).model.path, model)
+    node = new_node(f'[model]\npath = "{model}"\n')
+    node.start()
+    (worker,) = [role["pid"] for role in node.ask("status")["roles"] if role["role"] == "worker"]
+    (model / "weights.safetensors").write_bytes(b"altered")
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: "status=2" in node.log, 60)
+    store(tool, node, *images(tmp_path, 61))
+    wait_until(lambda: node.ask("status")["instances"] == {"RECEIVED": 2}, 30)
 
 
 def test_a_wrong_setting_ends_the_node_with_code_2(
