@@ -18,7 +18,7 @@ help:
 	@echo 'make venv    the runtime environment in $(VENV): fetches about 5.4 GB, most of it torch with CUDA'
 	@echo 'make demo    a PACS and the node on this machine, with phantoms (DEMO="--input wrist.jpg" for others)'
 	@echo 'make serve   the node, as $(CONFIG) says; writes that file first where there is none'
-	@echo 'make test    the tests (PYTEST="-k name" for some)'
+	@echo 'make test    all tests (PYTEST="-k name" for some); installs Orthanc, dcmtk and validators where it can'
 	@echo 'make lint    ruff, mypy, and shellcheck where it is installed'
 	@echo 'make bench   the benchmarks'
 
@@ -55,6 +55,7 @@ serve: $(VENV)/.runtime
 	$(BIN)/pacs-node --config $(CONFIG) serve
 
 test: $(VENV)/.test
+	@scripts/install-tools
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.test

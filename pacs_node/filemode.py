@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pacs_node.config import Settings
-from pacs_node.demo.wrap import wrap
+from pacs_node.demo.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.files import FileStore
 from pacs_node.pipeline import Classifier, analyze_instances, report_study
@@ -36,7 +36,6 @@ from pacs_node.records import (
 from pacs_node.report.text import as_text
 from pacs_node.worker import in_order
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
 # Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "pacs-node analyze")
 
@@ -87,7 +86,7 @@ def analyze_files(
 
 
 def _take(path: Path, files: FileStore, settings: Settings, node: NodeIdentity) -> Arrival:
-    if path.suffix.lower() in _PICTURES:
+    if path.suffix.lower() in PICTURES:
         stored = files.put(_encoded(wrap(path)))
     else:
         try:

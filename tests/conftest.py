@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -22,6 +23,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 STRICT = "PACS_NODE_STRICT"
 DATA = "PACS_NODE_TEST_DATA"
 
+Missing = Callable[[object], NoReturn]
 Tool = Callable[[str], Path]
 WaitUntil = Callable[[Callable[[], object], float], None]
 
@@ -58,16 +60,26 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tool() -> Tool:
+def missing() -> Missing:
+    """Skip a test for something that this machine lacks; with PACS_NODE_STRICT set, fail it."""
+
+    def give_up(what: object) -> NoReturn:
+        reason = f"no {what} here: scripts/install-tools installs it"
+        if os.environ.get(STRICT):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return give_up
+
+
+@pytest.fixture(scope="session")
+def tool(missing: Missing) -> Tool:
     """Find an external program; without it the test is skipped, or fails where PACS_NODE_STRICT is set."""
 
     def find(name: str) -> Path:
         found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
         if found is None:
-            reason = f"no {name} on the PATH: scripts/install-tools installs it"
-            if os.environ.get(STRICT):
-                pytest.fail(reason)
-            pytest.skip(reason)
+            missing(name)
         return Path(found)
 
     return find

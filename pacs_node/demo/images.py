@@ -50,7 +50,7 @@ def _read(path: Path) -> Dataset:
 
 def _saved(images: Iterator[Dataset], folder: Path) -> dict[str, list[Path]]:
     """Write the images under `folder`/images, each once; their paths by Study Instance UID."""
-    (folder / "images").mkdir()
+    (folder / "images").mkdir(parents=True)
     studies: dict[str, dict[str, Path]] = {}
     for number, image in enumerate(images, start=1):
         study = studies.setdefault(str(image.StudyInstanceUID), {})

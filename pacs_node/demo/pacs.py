@@ -27,7 +27,7 @@ FORWARD_LUA = Path(__file__).with_name("forward.lua")
 MODALITY = "pacs-node"
 """What the node is called under Orthanc's DicomModalities; forward.lua names it too."""
 
-ORTHANC_IMAGE = "docker.io/jodogne/orthanc:1.12.4"
+ORTHANC_IMAGE = "jodogne/orthanc:1.12.4"
 _START_SECONDS = 30.0
 _PULL_SECONDS = 600.0
 
@@ -195,7 +195,9 @@ class Orthanc:
             try:
                 self.rest.upload(path)
             except urllib.error.HTTPError as error:
-                raise PacsNodeError(f"{path}: Orthanc refused it: HTTP {error.code} {error.reason}") from None
+                said = json.loads(error.read())
+                reason = said.get("Details") or said.get("Message") or error.reason
+                raise PacsNodeError(f"{path}: Orthanc refused it: {reason}") from None
 
     def results(self, study_instance_uid: str) -> list[Dataset]:
         """What the node has sent into this study so far, with pixel data."""

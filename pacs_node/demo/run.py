@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 from pydicom.dataset import Dataset
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pacs_node.config import load
 from pacs_node.demo.images import from_files, phantoms
@@ -60,12 +60,11 @@ class Demo:
     def run(self) -> bool:
         """Raises PacsNodeError where a step cannot be done; stops what it started in any case."""
         folder = self.out.resolve() / f"run-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-        folder.mkdir(parents=True)
         http, dicom, own = _free_ports(3)
         node = Address("PACSNODE", "127.0.0.1", own)
+        server = choose(self.pacs, folder / "pacs", node, (http, dicom))
         with self._step("making the images"):
             self._studies = from_files(self.inputs, folder) if self.inputs else phantoms(folder)
-        server = choose(self.pacs, folder / "pacs", node, (http, dicom))
         try:
             with self._step("starting the PACS"):
                 server.start()
@@ -208,7 +207,8 @@ def _show(configuration: Path, uid: str) -> dict[str, Any]:
 
 
 def _audit_table(events: Sequence[dict[str, Any]]) -> Table:
-    table = Table("seq", "time", "event", "object", title="audit trail", show_edge=False)
+    columns = ("seq", "time", "event", Column("object", overflow="fold"))
+    table = Table(*columns, title="audit trail", show_edge=False)
     for event in events:
         at = datetime.fromtimestamp(event["at"]).astimezone().time().isoformat(timespec="milliseconds")
         table.add_row(str(event["seq"]), at, event["event"], event["sop_instance_uid"] or "")

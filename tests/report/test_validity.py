@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import highdicom
 import pytest
@@ -23,11 +23,11 @@ LONG = "1.2.826.0.1.3680043.8.498." + "1234567890" * 3 + "12345678"
 
 
 @pytest.fixture(autouse=True)
-def _programs(tool: Callable[[str], Path]) -> None:
+def _programs(tool: Callable[[str], Path], missing: Callable[[object], NoReturn]) -> None:
     for program in validators.PROGRAMS:
         tool(program)
     if not validators.PIXELMED_JAR.exists():
-        pytest.skip(f"no {validators.PIXELMED_JAR}: scripts/install-tools installs it")
+        missing(validators.PIXELMED_JAR)
 
 
 def write(request: ReportRequest, folder: Path, settings: config.Report = SETTINGS) -> list[Path]:
