@@ -205,7 +205,7 @@ def served_classifier(settings: Settings) -> Classifier:
     from pacs_node.analyze.classifier import Classifier as Network
 
     model = settings.model
-    return Network(package.load(model.path), model.device, model.threshold)
+    return Network(package.load(model.path), model.device, model.threshold, model.batch)
 
 
 def stop_on_signals(supervised: bool) -> threading.Event:

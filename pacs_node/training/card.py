@@ -58,7 +58,7 @@ the probability is below the threshold. {manifest.finding.caveat}
 ## What it is
 - `{manifest.architecture}`, one gray channel of {manifest.input.size} x {manifest.input.size}, letterboxed;
   percentiles {manifest.input.stretch[0]:g} and {manifest.input.stretch[1]:g} become black and white.
-- Probability: sigmoid({manifest.calibration.slope:g} x margin + {manifest.calibration.intercept:g}),
+- Probability: sigmoid({manifest.calibration.slope:g} x margin {manifest.calibration.intercept:+g}),
   positive from {manifest.threshold:g} on (largest Youden index on the validation split).
 - Heat map: Grad-CAM of the fractured logit at `{manifest.heat_map.layer}`, one cell every
   {manifest.heat_map.stride:g} pixels of the input. It shows what spoke for a fracture, not an outline.
