@@ -1,0 +1,50 @@
+"""The benchmarks run and measure every server and stage; how fast they are is no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from untrained import write_package
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def measured(script: str, *options: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), "--quick", "--json", *options],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+@pytest.mark.slow
+def test_ingest_counts_what_every_server_received(tool: Callable[[str], Path]) -> None:
+    for program in ("dcmsend", "storescp", "Orthanc"):
+        tool(program)
+    rows = measured("ingest.py")
+    assert {(row["images"], row["server"]) for row in rows} == {
+        (size, server) for size in ("10 MB", "100 KB") for server in ("pacs-node", "storescp", "Orthanc")
+    }
+    assert all(row["count"] == 3 and len(row["seconds"]) == 1 for row in rows)
+    assert all(0 < answered <= counted for row in rows for answered, counted in row["seconds"])
+
+
+@pytest.mark.slow
+def test_stages_end_with_the_results_in_the_pacs(tool: Callable[[str], Path], tmp_path: Path) -> None:
+    for program in ("dcmsend", "dcmcjpeg", "dcmcjpls", "dcmcrle", "Orthanc"):
+        tool(program)
+    rows = measured("stages.py", "--model", str(write_package(tmp_path)))
+    ends = [row for row in rows if row["stage"].endswith("results in the PACS")]
+    assert len(ends) == 5
+    assert all(len(row["s"]) == 1 and row["s"][0] > 0 for row in rows)
