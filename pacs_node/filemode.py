@@ -94,7 +94,8 @@ def _take(path: Path, files: FileStore, settings: Settings, node: NodeIdentity) 
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}") from error
     today = datetime.now(UTC).date()
-    return admission.examine(stored, time.time(), settings.study, node.device_uid, today)
+    header = admission.read_header(stored.path)
+    return admission.examine(stored, header, time.time(), settings.study, node.device_uid, today)
 
 
 def _analyze_study(

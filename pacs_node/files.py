@@ -11,12 +11,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pacs_node.records import StoredFile
+
+T = TypeVar("T")
 
 _COPY = 1 << 20
 
@@ -41,12 +44,13 @@ class FileStore:
         for folder in (self._incoming, self._new, self._files):
             folder.mkdir(parents=True, exist_ok=True)
 
-    @contextmanager
-    def spool(self, parts: Iterable[bytes | memoryview]) -> Iterator[Path]:
-        """Write `parts` as one file; on leaving without an error it is durable in `spool/new`.
+    def spool(
+        self, parts: Iterable[bytes | memoryview], inspect: Callable[[Path], T]
+    ) -> tuple[SpooledFile, T]:
+        """Write `parts` as one file, have it inspected, and return it once it is durable in `spool/new`.
 
-        Durable: the file is synced, renamed, and the directory is synced. On an error nothing stays behind.
-        Raises OSError where the disk does not take it.
+        Durable: the file is synced, renamed, and the directory is synced. Where `inspect` raises, nothing
+        stays behind. Raises OSError where the disk does not take it.
         """
         temporary = self._incoming / uuid.uuid4().hex
         digest = hashlib.sha256()
@@ -55,15 +59,16 @@ class FileStore:
                 for part in parts:
                     digest.update(part)
                     _write_all(file.fileno(), part)
-                yield temporary
+                found = inspect(temporary)
                 os.fsync(file.fileno())
+            now, sha256 = time.time_ns(), digest.hexdigest()
             # The arrival order is the name's order; the random part keeps parallel duplicates apart.
-            name = f"{time.time_ns():020d}-{digest.hexdigest()}-{temporary.name[:8]}"
-            temporary.rename(self._new / name)
+            path = temporary.rename(self._new / f"{now:020d}-{sha256}-{temporary.name[:8]}")
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(self._new)
+        return SpooledFile(path, now / 1e9, sha256), found
 
     def spooled(self, limit: int | None = None) -> list[SpooledFile]:
         """What waits in `spool/new`, oldest first, at most `limit` files."""

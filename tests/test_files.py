@@ -8,28 +8,37 @@ import pytest
 from pacs_node.files import FileStore
 
 
-def test_spooled_file_appears_only_after_the_block_and_keeps_the_bytes(tmp_path: Path) -> None:
+def test_spooled_file_appears_only_after_its_inspection_and_keeps_the_bytes(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    with store.spool([b"DICM", memoryview(b"rest")]) as temporary:
-        assert temporary.read_bytes() == b"DICMrest"
-        assert store.spooled() == []
-    (item,) = store.spooled()
+    seen = []
+
+    def inspect(temporary: Path) -> str:
+        seen.append((temporary.read_bytes(), store.spooled()))
+        return "header"
+
+    item, found = store.spool([b"DICM", memoryview(b"rest")], inspect)
+    assert seen == [(b"DICMrest", [])]
+    assert found == "header"
+    assert store.spooled() == [item]
     assert item.path.read_bytes() == b"DICMrest"
     assert item.sha256 == hashlib.sha256(b"DICMrest").hexdigest()
 
 
-def test_an_error_in_the_block_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_refused_file_leaves_nothing_behind(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    with pytest.raises(ValueError, match="refused"), store.spool([b"x"]):
+
+    def refuse(temporary: Path) -> None:
         raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        store.spool([b"x"], refuse)
     assert store.spooled() == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_keep_then_forget_moves_a_file_from_the_spool_to_its_digest(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    with store.spool([b"image"]):
-        pass
+    store.spool([b"image"], str)
     spooled = store.spooled()
     (kept,) = store.keep(spooled)
     (again,) = store.keep(spooled)
@@ -43,8 +52,7 @@ def test_keep_then_forget_moves_a_file_from_the_spool_to_its_digest(tmp_path: Pa
 def test_spool_gives_the_oldest_first(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     for number in range(5):
-        with store.spool([str(number).encode()]):
-            pass
+        store.spool([str(number).encode()], str)
     assert [item.path.read_bytes() for item in store.spooled()] == [b"0", b"1", b"2", b"3", b"4"]
     assert len(store.spooled(limit=2)) == 2
 

@@ -42,9 +42,8 @@ class Bench:
         for image in images:
             path = self.settings.storage.path / "sent.dcm"
             image.save_as(path, enforce_file_format=True)
-            with self.files.spool([path.read_bytes()]):
-                pass
-        assert roles.take_in(self.settings, self.database, self.files, self.identity)
+            self.files.spool([path.read_bytes()], str)
+        assert not roles.take_in(self.settings, self.database, self.files, self.identity, {})
 
     @property
     def identity(self) -> Any:
@@ -253,8 +252,7 @@ def test_a_late_image_under_another_threshold_is_read_with_all_the_others(bench:
 def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_go_on(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
-    with bench.files.spool([b"no DICOM at all"]):
-        pass
+    bench.files.spool([b"no DICOM at all"], str)
     bench.receive(image())
     assert len(bench.study(image())["instances"]) == 1
     assert bench.files.spooled() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Annotated
@@ -38,6 +39,8 @@ def receive(context: typer.Context, supervised: Supervised = False) -> None:
 
 def worker(context: typer.Context, supervised: Supervised = False) -> None:
     """Analyze images and report studies."""
+    # Read when torch is loaded: threads that wait for each other must not spin while other processes work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pacs_node import node
 
     _run(context, supervised, lambda settings, stop: node.worker(settings, stop, node.served_classifier))

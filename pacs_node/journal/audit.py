@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,16 @@ from pacs_node.records import AuditEvent
 FIRST = "0" * 64
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event that is to be written."""
+
+    event: str
+    study_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
 def append(
     connection: sa.Connection,
     at: float,
@@ -25,19 +36,29 @@ def append(
     **details: Any,
 ) -> None:
     """Write one event in the caller's transaction, the one that moves the state."""
+    append_all(connection, at, [Entry(event, study_instance_uid, sop_instance_uid, details)])
+
+
+def append_all(connection: sa.Connection, at: float, entries: Sequence[Entry]) -> None:
+    """Write events in their order, in the caller's transaction."""
     last = connection.execute(
         sa.select(AuditRow.seq, AuditRow.hash).order_by(AuditRow.seq.desc()).limit(1)
     ).one_or_none()
-    values: dict[str, Any] = {
-        "seq": last.seq + 1 if last else 1,
-        "at": at,
-        "event": event,
-        "study_instance_uid": study_instance_uid,
-        "sop_instance_uid": sop_instance_uid,
-        "details": json.dumps(details, sort_keys=True, ensure_ascii=False),
-        "prev_hash": last.hash if last else FIRST,
-    }
-    connection.execute(sa.insert(AuditRow).values(values | {"hash": _hash(values)}))
+    before, previous = (last.seq, last.hash) if last else (0, FIRST)
+    rows = []
+    for seq, entry in enumerate(entries, before + 1):
+        values: dict[str, Any] = {
+            "seq": seq,
+            "at": at,
+            "event": entry.event,
+            "study_instance_uid": entry.study_instance_uid,
+            "sop_instance_uid": entry.sop_instance_uid,
+            "details": json.dumps(entry.details, sort_keys=True, ensure_ascii=False),
+            "prev_hash": previous,
+        }
+        previous = _hash(values)
+        rows.append(values | {"hash": previous})
+    connection.execute(sa.insert(AuditRow), rows)
 
 
 def events(database: Database, study_instance_uid: str | None = None) -> Iterator[AuditEvent]:

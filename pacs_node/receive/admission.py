@@ -15,6 +15,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
 )
+from pynetdicom.dimse_primitives import C_STORE
 
 from pacs_node.config import Peer, StudyRules
 from pacs_node.errors import AdmissionError
@@ -72,10 +73,11 @@ def _is_from(peer: Peer, address: str) -> bool:
     return address in known
 
 
-def read_header(path: Path) -> FileDataset:
+def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     """The attributes that identify and admit an object, read without its pixel data.
 
-    Raises AdmissionError (0xC000) where the file cannot be parsed or lacks one of the four identifying UIDs.
+    Raises AdmissionError: 0xC000 where the file cannot be parsed or lacks one of the four identifying UIDs,
+    0xA900 where it is not what the C-STORE request that brought it names (PS3.7 9.1.1).
     """
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
@@ -84,22 +86,21 @@ def read_header(path: Path) -> FileDataset:
         raise AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(error).__name__}") from error
     if missing:
         raise AdmissionError(CANNOT_UNDERSTAND, f"{', '.join(missing)} absent or empty")
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if request is not None and header[keyword].value != getattr(request, f"Affected{keyword}"):
+            raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, f"{keyword} differs from the request's")
     return header
 
 
-def check_request(header: FileDataset, sop_class_uid: str, sop_instance_uid: str) -> None:
-    """Compare a data set with the C-STORE request that brought it (PS3.7 9.1.1); AdmissionError 0xA900."""
-    if header.SOPClassUID != sop_class_uid:
-        raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, "SOPClassUID differs from the request's")
-    if header.SOPInstanceUID != sop_instance_uid:
-        raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, "SOPInstanceUID differs from the request's")
-
-
 def examine(
-    stored: StoredFile, received_at: float, rules: StudyRules, device_uid: str, today: date
+    stored: StoredFile,
+    header: FileDataset,
+    received_at: float,
+    rules: StudyRules,
+    device_uid: str,
+    today: date,
 ) -> Arrival:
     """What the journal is to know of a stored file, with the reason why it is skipped, if it is."""
-    header = read_header(stored.path)
     meta = header.file_meta
     information = bytes(meta.get("PrivateInformation", b""))
     return Arrival(

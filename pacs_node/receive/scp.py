@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import cast
 
 import structlog
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
@@ -37,7 +37,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from pacs_node import __version__
 from pacs_node.config import Node, Peer
 from pacs_node.errors import AdmissionError, ConfigError
-from pacs_node.files import FileStore
+from pacs_node.files import FileStore, SpooledFile
 from pacs_node.receive import admission
 from pacs_node.records import Sender
 
@@ -68,7 +68,7 @@ _log = structlog.get_logger(__name__)
 
 
 class StorageScp:
-    """Receives objects into the file store's spool and calls `arrived` after each.
+    """Receives objects into the file store's spool and calls `arrived` with each.
 
     `start` returns once the port answers; `stop` ends the associations. `port` is the real port, also where
     the settings say 0.
@@ -80,7 +80,7 @@ class StorageScp:
         peers: tuple[Peer, ...],
         files: FileStore,
         min_free_gb: float,
-        arrived: Callable[[], None],
+        arrived: Callable[[SpooledFile, FileDataset], None],
     ) -> None:
         self._node = node
         self._peers = peers
@@ -158,17 +158,15 @@ class StorageScp:
                 raise AdmissionError(OUT_OF_RESOURCES, "the node is short of disk space")
             data = request.DataSet or BytesIO()
             meta = _file_meta(request, event.context.transfer_syntax, sender)
-            with self._files.spool((meta, data.getbuffer())) as path:
-                header = admission.read_header(path)
-                admission.check_request(
-                    header, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-                )
+            spooled, header = self._files.spool(
+                (meta, data.getbuffer()), lambda path: admission.read_header(path, request)
+            )
         except AdmissionError as error:
             return self._refuse(request, sender, error.status, str(error))
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, type(error).__name__)
             return self._refuse(request, sender, OUT_OF_RESOURCES, f"the object could not be written: {name}")
-        self._arrived()
+        self._arrived(spooled, header)
         return _status(SUCCESS)
 
     def _refuse(self, request: C_STORE, sender: Sender, status: int, comment: str) -> Dataset:

@@ -42,6 +42,37 @@ def test_images_are_due_at_once_and_the_study_after_its_quiet_period(
     assert claim.items[0].revision == 2
 
 
+def test_a_batch_of_several_studies_keeps_them_apart(
+    database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
+) -> None:
+    intake.register(database, [arrival("1.1", "a")], 0)
+    steps.report()
+    intake.register(
+        database,
+        [
+            arrival("2.1", "b", study_instance_uid="2", skip_reason="not an X-ray image"),
+            arrival("3.1", "c", study_instance_uid="3"),
+            arrival("1.1", "a"),
+            arrival("3.2", "d", study_instance_uid="3"),
+            arrival("3.2", "d", study_instance_uid="3"),
+        ],
+        QUIET,
+    )
+    rows = {row["study_instance_uid"]: row for row in views.studies(database, 10)}
+    told = {uid: (row["state"], row["objects"]) for uid, row in rows.items()}
+    assert told == {"1.2": ("REPORTED", 1), "2": ("OPEN", 1), "3": ("OPEN", 2)}
+    assert [views.study(database, uid)["revision"] for uid in ("1.2", "2", "3")] == [1, 0, 2]  # type: ignore[index]
+    assert kinds(database)[-6:] == [
+        "received",
+        "skipped",
+        "received",
+        "duplicate_received",
+        "received",
+        "duplicate_received",
+    ]
+    assert audit.verify(database)[1] is None
+
+
 def test_a_study_waits_for_its_last_image(
     database: Database, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:

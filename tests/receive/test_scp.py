@@ -30,7 +30,7 @@ def start(files: FileStore) -> Iterator[Start]:
 
     def begin(peers: tuple[Peer, ...] = (), min_free_gb: float = 0, **node: object) -> StorageScp:
         settings = Node.model_validate({"host": "127.0.0.1", "port": 0, **node})
-        scp = StorageScp(settings, peers, files, min_free_gb, lambda: None)
+        scp = StorageScp(settings, peers, files, min_free_gb, lambda spooled, header: None)
         scp.start()
         running.append(scp)
         return scp
