@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from pydicom import dcmread
@@ -107,7 +108,10 @@ def _analyze_study(
     out: Path | None,
 ) -> StudyAnswer:
     paths = {number: item.path for number, item in enumerate(inputs)}
-    instances = [_instance(number, item.arrival) for number, item in enumerate(inputs)]
+    fresh: dict[str, Any] = {"study_id": 0, "state": InstanceState.RECEIVED, "reason": None, "attempts": 0}
+    instances = [
+        Instance(**item.arrival.received(), **fresh, id=number) for number, item in enumerate(inputs)
+    ]
     analyses: list[Analysis] = []
     for start in range(0, len(instances), settings.model.batch):
         batch = instances[start : start + settings.model.batch]
@@ -136,25 +140,6 @@ def _analyze_study(
     name = _target(paths[0], out, ".json")
     name.write_text(json.dumps(_summary(request, made.summary, paths), indent=2), encoding="utf-8")
     return StudyAnswer("\n".join([as_text(report), *lines, str(name)]), failed=made.outcome == Outcome.FAILED)
-
-
-def _instance(number: int, arrival: Arrival) -> Instance:
-    return Instance(
-        id=number,
-        study_id=0,
-        study_instance_uid=arrival.study_instance_uid,
-        series_instance_uid=arrival.series_instance_uid,
-        sop_instance_uid=arrival.sop_instance_uid,
-        sop_class_uid=arrival.sop_class_uid,
-        modality=arrival.modality,
-        patient_id=arrival.patient_id,
-        sha256=arrival.sha256,
-        received_at=arrival.received_at,
-        sender=arrival.sender,
-        state=InstanceState.RECEIVED,
-        reason=None,
-        attempts=0,
-    )
 
 
 def _header(files: FileStore, instance: Instance) -> Dataset:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -66,14 +66,16 @@ class Sender:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An object that was durably stored and is to be registered in the journal."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A stored object: who sent it, where it lies, and what identifies it."""
 
     sha256: str
     size: int
     received_at: float
-    sender: Sender
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
@@ -81,25 +83,26 @@ class Arrival:
     transfer_syntax_uid: str
     modality: str
     patient_id: str
+
+    def received(self) -> dict[str, Any]:
+        """These values by name, without those of a subclass."""
+        return {field.name: getattr(self, field.name) for field in fields(Received)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival(Received):
+    """An object that was durably stored and is to be registered in the journal."""
+
     skip_reason: str | None
     """Why it is not to be analyzed; None for an X-ray that the node accepts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance(Received):
     """One registered object, as the queues and the reports see it."""
 
     id: int
     study_id: int
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-    modality: str
-    patient_id: str
-    sha256: str
-    received_at: float
-    sender: Sender
     state: InstanceState
     reason: str | None
     attempts: int

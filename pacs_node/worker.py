@@ -159,7 +159,7 @@ class Worker:
             created_at=request.created_at,
             results=made.results,
         )
-        senders = {instance.sender.calling_ae_title for instance in relevant}
+        senders = {instance.calling_ae_title for instance in relevant}
         destinations = self._settings.destinations_for(senders)
         if studies.finish_report(self._database, token, study, report, destinations):
             _log.info("reported", study_instance_uid=study.study_instance_uid, outcome=str(made.outcome))

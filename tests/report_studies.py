@@ -24,7 +24,6 @@ from pacs_node.records import (
     Predecessor,
     Region,
     ReportRequest,
-    Sender,
 )
 
 STUDY = "2.25.100000000000000000000000000000000001"
@@ -119,7 +118,11 @@ def image(source: Dataset, probability: float | None, number: int = 1) -> ImageR
         patient_id="P1",
         sha256="0" * 64,
         received_at=1_799_999_000.0 + number,
-        sender=Sender("MODALITY", "PACSNODE", "127.0.0.1"),
+        calling_ae_title="MODALITY",
+        called_ae_title="PACSNODE",
+        address="127.0.0.1",
+        size=1000,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
         state=InstanceState.ANALYZED if probability is not None else InstanceState.FAILED,
         reason=None,
         attempts=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 
 import sqlalchemy as sa
 
@@ -20,7 +21,6 @@ from pacs_node.records import (
     Instance,
     InstanceState,
     ModelIdentity,
-    Sender,
 )
 
 
@@ -141,28 +141,15 @@ def reopen_instances(database: Database, instances: Sequence[Instance], why: str
 
 
 def list_instances(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Instance]:
+    """Registered objects, in the order of their arrival."""
+    names = [field.name for field in fields(Instance) if field.name != "study_instance_uid"]
     query = (
-        sa.select(InstanceRow.__table__, StudyRow.study_instance_uid)
+        sa.select(StudyRow.study_instance_uid, *(getattr(InstanceRow, name) for name in names))
         .join(StudyRow, StudyRow.id == InstanceRow.study_id)
         .where(where)
         .order_by(InstanceRow.id)
     )
     return [
-        Instance(
-            id=row.id,
-            study_id=row.study_id,
-            study_instance_uid=row.study_instance_uid,
-            series_instance_uid=row.series_instance_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            sop_class_uid=row.sop_class_uid,
-            modality=row.modality,
-            patient_id=row.patient_id,
-            sha256=row.sha256,
-            received_at=row.received_at,
-            sender=Sender(row.calling_ae_title, row.called_ae_title, row.address),
-            state=InstanceState(row.state),
-            reason=row.reason,
-            attempts=row.attempts,
-        )
-        for row in connection.execute(query)
+        Instance(**{**row, "state": InstanceState(row["state"])})
+        for row in connection.execute(query).mappings()
     ]

@@ -16,6 +16,8 @@ from pacs_node.journal.database import Database
 from pacs_node.journal.schema import InstanceRow, StudyRow
 from pacs_node.records import Arrival, InstanceState, StudyState
 
+_TOLD = ("sha256", "size", "calling_ae_title", "called_ae_title", "address", "transfer_syntax_uid")
+
 
 def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: float) -> None:
     """Record arrivals in one transaction; safe to repeat for the same arrivals.
@@ -111,35 +113,14 @@ def _update(connection: sa.Connection, studies: Iterable[dict[str, Any]]) -> Non
 
 
 def _row(arrival: Arrival, study_id: int, now: float) -> dict[str, Any]:
-    return {
-        "study_id": study_id,
-        "series_instance_uid": arrival.series_instance_uid,
-        "sop_instance_uid": arrival.sop_instance_uid,
-        "sop_class_uid": arrival.sop_class_uid,
-        "transfer_syntax_uid": arrival.transfer_syntax_uid,
-        "modality": arrival.modality,
-        "patient_id": arrival.patient_id,
-        "sha256": arrival.sha256,
-        "size": arrival.size,
-        "received_at": arrival.received_at,
-        "calling_ae_title": arrival.sender.calling_ae_title,
-        "called_ae_title": arrival.sender.called_ae_title,
-        "address": arrival.sender.address,
-        "state": InstanceState.SKIPPED if arrival.skip_reason else InstanceState.RECEIVED,
-        "reason": arrival.skip_reason,
-        "due_at": now,
-    }
+    row = arrival.received() | {"study_id": study_id, "reason": arrival.skip_reason, "due_at": now}
+    del row["study_instance_uid"]
+    return row | {"state": InstanceState.SKIPPED if arrival.skip_reason else InstanceState.RECEIVED}
 
 
 def _told(arrival: Arrival) -> dict[str, Any]:
-    return {
-        "sha256": arrival.sha256,
-        "size": arrival.size,
-        "calling_ae_title": arrival.sender.calling_ae_title,
-        "called_ae_title": arrival.sender.called_ae_title,
-        "address": arrival.sender.address,
-        "transfer_syntax_uid": arrival.transfer_syntax_uid,
-    }
+    values = arrival.received()
+    return {key: values[key] for key in _TOLD}
 
 
 def _entry(event: str, arrival: Arrival, details: dict[str, Any]) -> audit.Entry:

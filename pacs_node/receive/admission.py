@@ -19,7 +19,7 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from pacs_node.config import Peer, StudyRules
 from pacs_node.errors import AdmissionError
-from pacs_node.records import Arrival, Sender, StoredFile
+from pacs_node.records import Arrival, StoredFile
 
 CANNOT_UNDERSTAND = 0xC000
 DOES_NOT_MATCH_SOP_CLASS = 0xA900
@@ -107,11 +107,9 @@ def examine(
         sha256=stored.sha256,
         size=stored.size,
         received_at=received_at,
-        sender=Sender(
-            calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
-            called_ae_title=str(meta.get("ReceivingApplicationEntityTitle", "")),
-            address=information.decode("ascii", "replace").rstrip("\0 "),
-        ),
+        calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+        called_ae_title=str(meta.get("ReceivingApplicationEntityTitle", "")),
+        address=information.decode("ascii", "replace").rstrip("\0 "),
         study_instance_uid=str(header.StudyInstanceUID),
         series_instance_uid=str(header.SeriesInstanceUID),
         sop_instance_uid=str(header.SOPInstanceUID),

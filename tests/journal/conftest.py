@@ -8,7 +8,7 @@ import pytest
 from pydicom.sr.coding import Code
 
 from pacs_node.journal.database import Database
-from pacs_node.records import Arrival, Finding, HeatMap, ModelIdentity, Sender
+from pacs_node.records import Arrival, Finding, HeatMap, ModelIdentity
 
 
 class Clock:
@@ -62,7 +62,9 @@ def arrival(clock: Clock) -> Callable[..., Arrival]:
             "sha256": sha256,
             "size": 10,
             "received_at": clock.now,
-            "sender": Sender("PACS", "NODE", "127.0.0.1"),
+            "calling_ae_title": "PACS",
+            "called_ae_title": "NODE",
+            "address": "127.0.0.1",
             "study_instance_uid": "1.2",
             "series_instance_uid": "1.2.1",
             "sop_instance_uid": image,
