@@ -280,10 +280,12 @@ def _number(request: ReportRequest, name: Code, finding: Finding) -> NumContentI
 
 
 def _outline(image: ImageResult, region: Region) -> list[Point]:
-    """A region's polygon, closed, and kept inside of the image."""
+    """A region's box as a closed polyline of five points, the form that OHIF and Stone were seen to draw."""
     rows, columns = float(image.source.Rows), float(image.source.Columns)
-    inside = [(min(max(x, 0.0), columns), min(max(y, 0.0), rows)) for x, y in region.polygon]
-    return [*inside, inside[0]]
+    left, top, right, bottom = region.box
+    left, right = max(left, 0.0), min(right, columns)
+    top, bottom = max(top, 0.0), min(bottom, rows)
+    return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
 
 
 def _coordinates(image: ImageResult, graphic: GraphicTypeValues, points: list[Point]) -> ScoordContentItem:
