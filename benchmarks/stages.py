@@ -102,9 +102,8 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
     with closing(open_database(settings.database_url)) as journal:
         node = journal.identity(settings.node.ae_title)
         for path in studies["uncompressed"]:
-            with files.spool([path.read_bytes()]):
-                pass
-        take_in(settings, journal, files, node)
+            files.spool([path.read_bytes()], str)
+        take_in(settings, journal, files, node, {})
         claim = instances.claim_instances(journal, 8)
     views_in = claim.items if claim else ()
     analyze = partial(analyze_instances, views_in, files.path, network)
