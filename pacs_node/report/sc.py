@@ -56,7 +56,8 @@ def render(
     """The picture: RGB, uint8, shape (rows, columns, 3) as `size` says.
 
     `display` is the windowed source, float32, shape (rows, columns), 0 (black) to 1 (white). The heat map's
-    opacity grows with its value (colours: plasma, perceptually uniform). Raises InputError without a finding
+    opacity grows with its value (colours: plasma, perceptually uniform); below the model's threshold it fades
+    with the probability. Raises InputError without a finding
     or where `display` has another shape than the source.
     """
     finding, header = image.finding, image.source
@@ -75,6 +76,8 @@ def render(
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
     heat = finding.heat_map.at_size(header.Rows, header.Columns, (rows, columns))
+    # Every map peaks at 1; drawn so, that of a quiet image would glow like that of a fracture.
+    heat = heat * min(1.0, finding.probability / model.threshold)
     picture = _blend(np.asarray(grey, np.uint8), (np.clip(heat, 0, 1) * 255 + 0.5).astype(np.uint8))
     scale = np.array([columns / header.Columns, rows / header.Rows])
     width = max(1, round(max(rows, columns) / 700))

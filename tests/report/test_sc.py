@@ -74,6 +74,21 @@ def test_the_heat_lies_where_the_map_says_and_the_anatomy_shows_through() -> Non
     assert (pictures[1] - pictures[0])[250, 450].mean() > 40
 
 
+def test_a_quiet_image_does_not_glow_like_one_with_a_fracture() -> None:
+    source = studies.header()
+
+    def glow(probability: float) -> int:
+        image = studies.image(source, 0.4)
+        assert image.finding
+        heat_map = replace(image.finding.heat_map, values=np.ones((7, 7), np.float32))
+        finding = replace(image.finding, heat_map=heat_map, probability=probability)
+        shown = sc.render(replace(image, finding=finding), black(source), studies.MODEL, SETTINGS)
+        return int(shown[300, 200].max())
+
+    assert glow(0.01) < 40 < 2 * glow(0.2) < glow(0.5) * 1.5
+    assert glow(0.5) == glow(0.9)
+
+
 def test_a_region_is_outlined_in_place() -> None:
     source = studies.header(Rows=700, Columns=700)
     left, top = 200, 300  # the corner of the region that `studies.finding` makes
