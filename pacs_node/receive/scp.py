@@ -29,7 +29,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
@@ -45,8 +45,8 @@ VERIFICATION = UID("1.2.840.10008.1.1")
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 
-# pynetdicom takes the first of ours that the peer proposes: lossless before lossy.
-TRANSFER_SYNTAXES = [
+# Which we take where the sender leaves the choice: lossless before lossy, any other last.
+PREFERRED_TRANSFER_SYNTAXES = [
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     DeflatedExplicitVRLittleEndian,
@@ -106,8 +106,9 @@ class StorageScp:
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.add_supported_context(VERIFICATION)
-        for context in AllStoragePresentationContexts:
-            ae.add_supported_context(str(context.abstract_syntax), TRANSFER_SYNTAXES)
+        # Private and retired storage classes too: a PACS that forwards whole studies must not fail on one.
+        # pynetdicom then takes the first transfer syntax of each proposal; on_requested puts ours first.
+        _config.UNRESTRICTED_STORAGE_SERVICE = True
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_REQUESTED, self.on_requested),
             (evt.EVT_C_ECHO, self.on_echo),
@@ -128,7 +129,10 @@ class StorageScp:
             self._server.ae.shutdown()
 
     def on_requested(self, event: evt.Event) -> None:
-        """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4)."""
+        """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4).
+
+        For any other, bring the proposed transfer syntaxes into the order of our preference.
+        """
         request = cast(A_ASSOCIATE, event.assoc.requestor.primitive)
         address = str(event.assoc.requestor.address)
         calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
@@ -137,6 +141,8 @@ class StorageScp:
         elif self._node.require_called_ae and called not in (self._node.ae_title, *self._node.ae_aliases):
             diagnostic = 0x07
         else:
+            for context in request.presentation_context_definition_list:
+                context.transfer_syntax = sorted(context.transfer_syntax, key=_rank)
             return
         _log.warning("association_rejected", calling=calling, called=called, address=address, why=diagnostic)
         event.assoc.acse.send_reject(0x01, 0x01, diagnostic)
@@ -201,6 +207,11 @@ def _status(status: int, comment: str = "") -> Dataset:
     if comment:
         answer.ErrorComment = comment[:64]
     return answer
+
+
+def _rank(transfer_syntax: str | bytes) -> int:
+    ours = PREFERRED_TRANSFER_SYNTAXES
+    return ours.index(transfer_syntax) if transfer_syntax in ours else len(ours)
 
 
 def _sender(event: evt.Event) -> Sender:

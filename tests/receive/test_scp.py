@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from pynetdicom import AE
 from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation  # type: ignore[attr-defined]
 
@@ -137,6 +138,29 @@ def test_what_is_no_xray_is_stored_too(start: Start, files: FileStore) -> None:
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.104.1"
     assert send(start(), dataset)[0] == 0
     assert len(files.spooled()) == 1
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "syntax"),
+    [
+        ("1.3.12.2.1107.5.9.1", ExplicitVRLittleEndian),
+        ("1.2.840.10008.5.1.4.1.1.6", ExplicitVRLittleEndian),
+        ("1.2.840.10008.5.1.4.1.1.77.1.1.1", "1.2.840.10008.1.2.4.100"),
+    ],
+    ids=["private", "retired", "video"],
+)
+def test_what_nobody_expects_is_stored_as_it_is(
+    start: Start, files: FileStore, sop_class: str, syntax: str
+) -> None:
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    if UID(syntax).is_compressed:
+        dataset.PixelData = encapsulate([b"frame"])
+        dataset["PixelData"].is_undefined_length = True
+    assert send(start(), dataset, syntax) == (0, "")
+    (item,) = files.spooled()
+    assert dcmread(item.path).file_meta.TransferSyntaxUID == syntax
 
 
 def test_an_object_without_a_study_is_refused_with_the_reason(start: Start, files: FileStore) -> None:
