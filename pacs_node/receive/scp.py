@@ -46,7 +46,7 @@ SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 
 # Which we take where the sender leaves the choice: lossless before lossy, any other last.
-PREFERRED_TRANSFER_SYNTAXES = [
+PREFERRED_TRANSFER_SYNTAXES: list[str | bytes] = [
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     DeflatedExplicitVRLittleEndian,
