@@ -43,6 +43,9 @@ class FileStore:
         self._files = root / "files"
         for folder in (self._incoming, self._new, self._files):
             folder.mkdir(parents=True, exist_ok=True)
+        # A file is only as durable as the names of the folders above it.
+        for folder in (root / "spool", root, root.parent):
+            _sync_folder(folder)
 
     def spool(
         self, parts: Iterable[bytes | memoryview], inspect: Callable[[Path], T]
