@@ -30,7 +30,7 @@ from pacs_node.records import (
     ReportRequest,
     Result,
 )
-from pacs_node.report import check, sc, sr, uids, wording
+from pacs_node.report import check, sc, source, sr, uids, wording
 
 
 class Classifier(Protocol):
@@ -53,6 +53,8 @@ class StudyResults:
     outcome: Outcome
     summary: str
     results: tuple[Result, ...]
+    mismatches: tuple[str, ...]
+    """Patient and study attributes in which the images differ; the newest image's were taken."""
 
 
 def analyze_instances(
@@ -111,7 +113,12 @@ def report_study(
         results.append(_store("SC", capture, request, files, image.instance.id))
     document = sr.build(request, settings)
     results.append(_store("SR", document, request, files, None))
-    return StudyResults(wording.outcome(request), wording.summary(request, settings), tuple(results))
+    return StudyResults(
+        outcome=wording.outcome(request),
+        summary=wording.summary(request, settings),
+        results=tuple(results),
+        mismatches=source.mismatches(request),
+    )
 
 
 def _store(

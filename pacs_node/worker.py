@@ -158,6 +158,7 @@ class Worker:
             summary=made.summary,
             created_at=request.created_at,
             results=made.results,
+            mismatches=made.mismatches,
         )
         senders = {instance.calling_ae_title for instance in relevant}
         destinations = self._settings.destinations_for(senders)

@@ -219,6 +219,18 @@ def test_two_patients_under_one_study_are_never_merged(bench: Bench) -> None:
     assert "identity conflict" in study["reason"]
 
 
+def test_images_that_disagree_about_the_patient_are_audited_by_keyword_only(bench: Bench) -> None:
+    one, other = phantom.two_views(1, rows=160, columns=128)
+    other.PatientName = "SOMEBODY^ELSE"
+    other.AccessionNumber = "OTHER"
+    bench.receive(one, other)
+    bench.work()
+    (reported,) = [e for e in audit.events(bench.database, one.StudyInstanceUID) if e.event == "reported"]
+    assert reported.details["mismatches"] == ["PatientName", "AccessionNumber"]
+    assert "SOMEBODY" not in str(list(audit.events(bench.database)))
+    assert bench.results(one, "SR")[0].PatientName == "SOMEBODY^ELSE"
+
+
 def test_a_passing_error_of_the_model_is_retried(bench: Bench, image: Callable[..., FileDataset]) -> None:
     bench.model.fails = 1
     bench.receive(image())

@@ -46,6 +46,8 @@ class Report:
     summary: str
     created_at: float
     results: tuple[Result, ...]
+    mismatches: tuple[str, ...] = ()
+    """Keywords of attributes in which the study's images differ."""
 
 
 def claim_study(database: Database) -> queue.Claim[Study] | None:
@@ -178,6 +180,7 @@ def finish_report(
             model_sha256=report.model.sha256,
             results=[f"{result.role} {result.sop_instance_uid}" for result in report.results],
             destinations=list(destinations),
+            mismatches=list(report.mismatches),
         )
         for result in report.results:
             _add_result(connection, study, report_id, result, destinations, now)

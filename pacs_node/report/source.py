@@ -59,6 +59,15 @@ def newest(request: ReportRequest) -> Dataset:
     return max(request.images, key=lambda image: (image.instance.received_at, image.instance.id)).source
 
 
+def mismatches(request: ReportRequest) -> tuple[str, ...]:
+    """Keywords of the patient and study attributes in which the study's images differ."""
+    return tuple(
+        keyword
+        for keyword in (*_TYPE_2, "IssuerOfPatientID")
+        if len({str(image.source.get(keyword) or "") for image in request.images}) > 1
+    )
+
+
 def side(request: ReportRequest, image: ImageResult) -> anatomy.Side | None:
     """The side that an image shows, if its series does not contradict it."""
     return anatomy.laterality(image.source, [other.source for other in request.images])
