@@ -6,7 +6,6 @@ runs it, with a quiet period of 0 s and Orthanc as the PACS.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import statistics
@@ -23,7 +22,6 @@ from typing import Annotated, TypeVar
 import typer
 from ingest import free_port, running_orthanc, send, started, wait
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.uid import UID, JPEG2000Lossless, generate_uid
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +36,7 @@ from pacs_node.files import FileStore
 from pacs_node.journal import instances, roles, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.node import take_in
-from pacs_node.pipeline import analyze_instances, report_study
+from pacs_node.pipeline import analyze_instances, encoded, report_study
 from pacs_node.records import ImageResult, ReportRequest
 from pacs_node.report import check, sc, sr
 
@@ -139,20 +137,13 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
     )
 
 
-def encoded(dataset: Dataset) -> bytes:
-    """A data set as the bytes of a file."""
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
 def time_whole(watch: Watch, studies: dict[str, list[Path]], configuration: Path, node: Address) -> None:
     """From the end of the sender's association to what the journal says of each step's last time."""
     folder = configuration.parent
     command = [sys.executable, "-m", "pacs_node", "--config", str(configuration), "serve"]
     journal = open_database(load(configuration).database_url)
     with closing(journal), started(command, folder / "node.log"):
-        wait(lambda: sum(role.ready for role in roles.running(journal)) == 3, "the node's start")
+        wait(lambda: not roles.missing(roles.running(journal)), "the node's start")
         for name, paths in studies.items():
             for turn in range(watch.repeat + 1):
                 uid = new_study(paths, folder / "outbox")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pacs_node.config import Settings
 from pacs_node.demo.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.files import FileStore
-from pacs_node.pipeline import Classifier, analyze_instances, report_study
+from pacs_node.pipeline import Classifier, analyze_instances, encoded, report_study
 from pacs_node.receive import admission
 from pacs_node.records import (
     Analysis,
@@ -88,7 +87,7 @@ def analyze_files(
 
 def _take(path: Path, files: FileStore, settings: Settings, node: NodeIdentity) -> Arrival:
     if path.suffix.lower() in PICTURES:
-        stored = files.put(_encoded(wrap(path)))
+        stored = files.put(encoded(wrap(path)))
     else:
         try:
             stored = files.put(path.read_bytes())
@@ -184,9 +183,3 @@ def _summary(request: ReportRequest, summary: str, paths: dict[int, Path]) -> di
             for image in request.images
         ],
     }
-
-
-def _encoded(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()

@@ -125,7 +125,7 @@ def _store(
     role: str, dataset: Dataset, request: ReportRequest, files: FileStore, source: int | None
 ) -> Result:
     check.verify(dataset, request)
-    stored = files.put(_encoded(dataset))
+    stored = files.put(encoded(dataset))
     return Result(
         role=role,
         sop_instance_uid=dataset.SOPInstanceUID,
@@ -137,7 +137,8 @@ def _store(
     )
 
 
-def _encoded(dataset: Dataset) -> bytes:
+def encoded(dataset: Dataset) -> bytes:
+    """A data set with its file meta information as the bytes of a file (PS3.10)."""
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -57,15 +57,6 @@ class Outcome(StrEnum):
     FAILED = "FAILED"
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Who sent an object: the AE titles of the association and the peer's address."""
-
-    calling_ae_title: str
-    called_ae_title: str
-    address: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """A stored object: who sent it, where it lies, and what identifies it."""

@@ -22,7 +22,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     database = of(context).database()
     running = roles.running(database)
     counts = views.counts(database)
-    missing = [name for name in roles.ROLES if not any(role.role == name and role.ready for role in running)]
+    missing = roles.missing(running)
     if json:
         print_json({"ready": not missing, "roles": [asdict(role) for role in running], **counts})
     else:

@@ -27,7 +27,6 @@ from pacs_node.demo.pacs import Address, Pacs, PacsKind, choose
 from pacs_node.errors import PacsNodeError
 from pacs_node.journal import roles, views
 from pacs_node.journal.database import Database, open_database
-from pacs_node.journal.roles import ROLES
 from pacs_node.report.text import as_text
 
 READY_SECONDS = 240.0
@@ -95,7 +94,7 @@ class Demo:
                     time.sleep(0.1)
 
             with self._step("starting the node"):
-                wait(lambda: _ready(database), READY_SECONDS, "starting")
+                wait(lambda: not roles.missing(roles.running(database)), READY_SECONDS, "starting")
             with self._step("uploading the images into the PACS"):
                 server.upload(path for paths in self._studies.values() for path in paths)
             with self._step("waiting for the PACS to forward them and for the results"):
@@ -189,11 +188,6 @@ def _serving(configuration: Path, log: Path) -> Iterator[subprocess.Popen[bytes]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _ready(database: Database) -> bool:
-    running = roles.running(database)
-    return all(any(role.role == name and role.ready for role in running) for name in ROLES)
 
 
 def _show(configuration: Path, uid: str) -> dict[str, Any]:

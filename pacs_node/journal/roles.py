@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -35,6 +36,12 @@ def leave(database: Database, role: RunningRole) -> None:
                 RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid
             )
         )
+
+
+def missing(running: Sequence[RunningRole]) -> list[str]:
+    """The roles that no process of these does, or that are not ready; empty where the node is."""
+    ready = {role.role for role in running if role.ready}
+    return [name for name in ROLES if name not in ready]
 
 
 def running(database: Database) -> list[RunningRole]:

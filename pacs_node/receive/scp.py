@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from typing import cast
 
@@ -39,7 +40,6 @@ from pacs_node.config import Node, Peer
 from pacs_node.errors import AdmissionError, ConfigError
 from pacs_node.files import FileStore, SpooledFile
 from pacs_node.receive import admission
-from pacs_node.records import Sender
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 SUCCESS = 0x0000
@@ -175,7 +175,7 @@ class StorageScp:
         self._arrived(spooled, header)
         return _status(SUCCESS)
 
-    def _refuse(self, request: C_STORE, sender: Sender, status: int, comment: str) -> Dataset:
+    def _refuse(self, request: C_STORE, sender: _Sender, status: int, comment: str) -> Dataset:
         _log.warning(
             "store_refused",
             status=f"0x{status:04X}",
@@ -214,17 +214,26 @@ def _rank(transfer_syntax: str | bytes) -> int:
     return ours.index(transfer_syntax) if transfer_syntax in ours else len(ours)
 
 
-def _sender(event: evt.Event) -> Sender:
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Who sent an object: the AE titles of the association and the peer's address."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+
+
+def _sender(event: evt.Event) -> _Sender:
     requestor = event.assoc.requestor
     association_request = cast(A_ASSOCIATE, requestor.primitive)
-    return Sender(
+    return _Sender(
         calling_ae_title=requestor.ae_title.strip(),
         called_ae_title=association_request.called_ae_title.strip(),
         address=str(requestor.address),
     )
 
 
-def _file_meta(request: C_STORE, transfer_syntax: UID | str | None, sender: Sender) -> bytes:
+def _file_meta(request: C_STORE, transfer_syntax: UID | str | None, sender: _Sender) -> bytes:
     """Preamble and file meta (PS3.10 7.1): with them a file says by itself who sent it to whom."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(str(request.AffectedSOPClassUID))

@@ -34,20 +34,7 @@ _TYPE_1 = (
     "ContentDate",
     "ContentTime",
 )
-_IDENTITY = (
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
-_TYPE_2 = tuple(keyword for keyword in _IDENTITY if keyword not in ("IssuerOfPatientID", "StudyInstanceUID"))
+_IDENTITY = (*source.TYPE_2, "IssuerOfPatientID", "StudyInstanceUID")
 
 
 def verify(dataset: Dataset, request: ReportRequest) -> None:
@@ -68,7 +55,7 @@ def verify(dataset: Dataset, request: ReportRequest) -> None:
 def _check_identity(dataset: Dataset, request: ReportRequest) -> None:
     for keyword in _TYPE_1:
         require(dataset.get(keyword) not in (None, ""), dataset, f"{keyword} must have a value")
-    for keyword in _TYPE_2:
+    for keyword in source.TYPE_2:
         require(keyword in dataset, dataset, f"{keyword} must be present, if only empty")
     header = source.newest(request)
     for keyword in _IDENTITY:

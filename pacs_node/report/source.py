@@ -25,7 +25,7 @@ from pacs_node.report import anatomy
 UTF_8 = "ISO_IR 192"
 
 _TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_TYPE_2 = (
+TYPE_2 = (
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -36,6 +36,7 @@ _TYPE_2 = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
+"""The patient and study attributes that our objects share with their source (PS3.3 C.7.1.1, C.7.2.1)."""
 
 
 def normalize(header: Dataset) -> Dataset:
@@ -48,7 +49,7 @@ def normalize(header: Dataset) -> Dataset:
         if not header.get(keyword):
             raise InputError(f"{keyword} is missing; every image must state it")
         setattr(normal, keyword, str(header[keyword].value))
-    for keyword in _TYPE_2:
+    for keyword in TYPE_2:
         setattr(normal, keyword, "")
     normal.SpecificCharacterSet = UTF_8
     return normal
@@ -63,7 +64,7 @@ def mismatches(request: ReportRequest) -> tuple[str, ...]:
     """Keywords of the patient and study attributes in which the study's images differ."""
     return tuple(
         keyword
-        for keyword in (*_TYPE_2, "IssuerOfPatientID")
+        for keyword in (*TYPE_2, "IssuerOfPatientID")
         if len({str(image.source.get(keyword) or "") for image in request.images}) > 1
     )
 
