@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import cast
@@ -31,6 +33,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
@@ -123,10 +126,17 @@ class StorageScp:
             ) from error
 
     def stop(self) -> None:
-        """Refuse new objects, abort the open associations and close the port."""
+        """Refuse new objects, close the port and abort the open associations."""
         self._stopping.set()
-        if self._server is not None:
-            self._server.ae.shutdown()
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.shutdown()
+        for association in server.active_associations:
+            if association.is_established:
+                association.abort()
+            else:
+                _hang_up(association)
 
     def on_requested(self, event: evt.Event) -> None:
         """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4).
@@ -184,6 +194,18 @@ class StorageScp:
             calling=sender.calling_ae_title,
         )
         return _status(status, comment)
+
+
+def _hang_up(association: Association) -> None:
+    """Close the connection of an association that is not yet, or no longer, one.
+
+    A-ABORT is no event of the state machine before the request and after a rejection (PS3.8 9.2.3, Sta2 and
+    Sta13): pynetdicom's thread would end with an exception there.
+    """
+    connection = association.dul.socket
+    if connection is not None and connection.socket is not None:
+        with suppress(OSError):
+            connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 class _FreeSpace:

@@ -1,5 +1,6 @@
 """The storage SCP over real sockets, with dcmtk and pynetdicom as senders."""
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,17 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
-from pynetdicom import AE
-from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation  # type: ignore[attr-defined]
+from pynetdicom import AE, build_context
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    MaximumLengthNotification,
+)
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    DigitalXRayImageStorageForPresentation,
+    Verification,
+)
 
 from pacs_node.config import Node, Peer
 from pacs_node.demo import phantom
@@ -63,6 +73,23 @@ def send(scp: StorageScp, dataset: FileDataset, syntax: str = ExplicitVRLittleEn
     answer = association.send_c_store(dataset)
     association.release()
     return int(answer.Status), str(answer.get("ErrorComment", ""))
+
+
+def association_request(called: str) -> bytes:
+    request = A_ASSOCIATE()
+    request.application_context_name = UID("1.2.840.10008.3.1.1.1")
+    request.calling_ae_title, request.called_ae_title = "SENDER", called
+    context = build_context(Verification)
+    context.context_id = 1
+    request.presentation_context_definition_list = [context]
+    maximum = MaximumLengthNotification()
+    maximum.maximum_length_received = 16382
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = UID("1.2.3")
+    request.user_information = [maximum, implementation]
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(request)
+    return pdu.encode()
 
 
 def test_echo(start: Start, tool: Callable[[str], Path]) -> None:
@@ -203,3 +230,17 @@ def test_the_called_title_counts_where_it_is_required(start: Start, tool: Callab
     refused = dcmtk(tool("echoscu"), scp, "-aec", "OTHER")
     assert refused.returncode != 0
     assert "Called AE Title Not Recognized" in refused.stderr
+
+
+def test_stopping_hangs_up_on_a_peer_that_says_nothing_or_stays_after_its_rejection(start: Start) -> None:
+    scp = start(require_called_ae=True, ae_title="NODE")
+    with (
+        socket.create_connection(("127.0.0.1", scp.port), timeout=30) as silent,
+        socket.create_connection(("127.0.0.1", scp.port), timeout=30) as rejected,
+    ):
+        rejected.sendall(association_request("OTHER"))
+        assert rejected.recv(64)[0] == 0x03  # A-ASSOCIATE-RJ
+        scp.stop()
+        assert silent.recv(64) == b""
+        assert rejected.recv(64) == b""
+    # An exception in one of pynetdicom's threads fails the test (PytestUnhandledThreadExceptionWarning).
