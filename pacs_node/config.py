@@ -7,6 +7,7 @@ to the config file, without one to the working directory.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -115,10 +116,52 @@ class Report(_Section):
     iod: Literal["comprehensive", "comprehensive3d"] = Field(
         "comprehensive", description="SR SOP class; comprehensive is what most viewers open"
     )
-    secondary_capture: bool = Field(True, description="send a Grad-CAM Secondary Capture per image")
+    secondary_capture: bool = Field(
+        True, description="send the heat map of each image as a Secondary Capture"
+    )
     max_size: int = Field(2048, ge=0, description="long side of the SC in pixels; 0 = as the source")
     label: str = Field(
         "Research use only. Not for diagnosis.", min_length=1, max_length=200, description="on every result"
+    )
+
+
+def _cron(value: str) -> str:
+    """Five fields or nothing; what is in them is judged where the calendar is made.
+
+    APScheduler counts the days of the week from Monday, cron from Sunday: names leave no doubt.
+    """
+    fields = value.split()
+    if fields and (len(fields) != 5 or re.search(r"(?<![/\d])\d", fields[4])):
+        raise ValueError("five cron fields, the day of the week by name, such as 0 5 * * mon-fri; or empty")
+    return value
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+
+
+class Schedule(_Section):
+    """When the calendar work of the role housekeep is done: cron expressions in local time, or empty."""
+
+    validation: Cron = Field(
+        "0 5 * * *", description="periodic validation: minute hour day month weekday (by name); empty = never"
+    )
+
+
+class Validation(_Section):
+    """What came back as labels against what was said, and drift; outside of these limits it is an alarm."""
+
+    days: int = Field(30, ge=1, description="labels and images of so many days are judged")
+    reference_days: int = Field(90, ge=1, description="drift is told against so many days before those")
+    min_labels: int = Field(20, ge=1, description="fewer positive (negative) labels are too few to judge")
+    min_images: int = Field(50, ge=2, description="fewer images of a station are too few to judge")
+    min_sensitivity: float = Field(
+        0.7, ge=0, le=1, description="alarm when the whole 95 % interval lies below; 0 = off"
+    )
+    min_specificity: float = Field(
+        0.8, ge=0, le=1, description="alarm when the whole 95 % interval lies below; 0 = off"
+    )
+    max_drift: float = Field(
+        0.25, gt=0, le=1, description="largest change of a station's distribution (KS distance); 1 = off"
     )
 
 
@@ -139,6 +182,8 @@ class Settings(_Section):
     study: StudyRules = StudyRules()
     model: Model = Model()
     report: Report = Report()
+    schedule: Schedule = Schedule()
+    validation: Validation = Validation()
     log: Log = Log()
 
     @model_validator(mode="after")

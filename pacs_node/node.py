@@ -1,4 +1,5 @@
-"""The composition root: wires the rooms into the roles `receive`, `worker` and `deliver`.
+"""The composition root: wires the rooms into the roles `receive`, `worker`, `deliver` and
+`housekeep`.
 
 A role is a process. It says that it lives in a row of its own, works until `stop` is set, finishes what it
 has in hand and ends.
@@ -205,6 +206,23 @@ def deliver(settings: Settings, stop: threading.Event) -> None:
         stop.wait()
         for thread in threads:
             thread.join()
+
+
+def housekeep(settings: Settings, stop: threading.Event) -> None:
+    """The role that does the calendar work; of several, one does it."""
+    from pacs_node.operate import validation
+    from pacs_node.operate.housekeeping import Calendar
+
+    database = open_database(settings.database_url)
+    jobs = {"validation": lambda: validation.run(database, settings.validation).verdict}
+    with (
+        Heartbeat(database, "housekeep") as heartbeat,
+        Calendar(database, settings.schedule, jobs) as calendar,
+    ):
+        heartbeat.ready()
+        while not stop.wait(BEAT_SECONDS):
+            with surviving("housekeep"):
+                calendar.lead()
 
 
 def work_off(stop: threading.Event, what: str, step: Callable[[], bool]) -> None:

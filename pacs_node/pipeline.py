@@ -85,6 +85,7 @@ def _finding(
 ) -> Finding:
     positive = prediction.probability >= model.threshold
     rows, columns = prepared.display.shape
+    header = decoded.header
     return Finding(
         content_key=decoded.content_key,
         probability=prediction.probability,
@@ -92,6 +93,8 @@ def _finding(
         heat_map=prediction.heat_map,
         regions=regions.find(prediction.heat_map, rows, columns) if positive else (),
         notes=prepared.notes,
+        station=str(header.get("StationName") or header.get("ManufacturerModelName") or "")[:64],
+        brightness=round(float(prepared.display.mean()), 4),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -131,6 +132,8 @@ class ModelIdentity:
     """Its opposite, such as "no fracture suspected"."""
     negative_caveat: str
     """What a negative result does not mean, such as "Does not exclude a fracture."."""
+    explanation: str = "Grad-CAM"
+    """How the heat maps were made, as the results name it."""
 
     @property
     def key(self) -> str:
@@ -140,7 +143,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeatMap:
-    """A class activation map on the network's own grid, with its place in the source image.
+    """What spoke for the finding, on the network's own grid, with its place in the source image.
 
     `values` is float32, shape (rows, columns), 0..1. The centre of cell (row r, column c) lies at source
     coordinates (origin[0] + c * step[0], origin[1] + r * step[1]); cells may lie outside of the image where
@@ -157,14 +160,12 @@ class HeatMap:
         Float32, sampled bilinearly at the centres of the output's pixels; beyond the outermost cells, their
         values go on.
         """
-        weights = []
+        weights: list[NDArray[np.float32]] = []
         for axis, (source, out) in enumerate(((rows, out_shape[0]), (columns, out_shape[1]))):
             centres = (np.arange(out) + 0.5) * (source / out)
-            cells = self.values.shape[axis]
-            at = np.clip((centres - self.origin[1 - axis]) / self.step[1 - axis], 0, cells - 1)
-            weights.append(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32))
-        over: NDArray[np.float32] = weights[0] @ self.values @ weights[1].T
-        return over
+            origin, step = self.origin[1 - axis], self.step[1 - axis]
+            weights.append(bilinear(centres, origin, step, self.values.shape[axis]))
+        return np.asarray(weights[0] @ self.values @ weights[1].T, np.float32)
 
     def to_bytes(self) -> bytes:
         """The map as a NumPy archive, for the journal."""
@@ -184,6 +185,17 @@ class HeatMap:
                 origin=(float(origin[0]), float(origin[1])),
                 step=(float(step[0]), float(step[1])),
             )
+
+
+def bilinear(
+    places: NDArray[np.floating[Any]], origin: float, step: float, cells: int
+) -> NDArray[np.float32]:
+    """Weights (places, cells) that sample one axis of a grid whose cell i lies at `origin + i * step`.
+
+    Beyond the outermost cells, their values go on.
+    """
+    at = np.clip((places - origin) / step, 0, cells - 1)
+    return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells))), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +227,10 @@ class Finding:
     """Suspicious regions, strongest first; empty where the image is negative."""
     notes: tuple[str, ...] = ()
     """What was odd about the image and is worth an audit line, such as contradictory inversion attributes."""
+    station: str | None = None
+    """StationName, else ManufacturerModelName, else empty; None in findings of before it was kept."""
+    brightness: float | None = None
+    """Mean of the image as displayed, 0..1; None in findings of before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,3 +367,5 @@ class Prediction:
     probability: float
     """Calibrated, 0..1, rounded to four decimals."""
     heat_map: HeatMap
+    margin: float = math.nan
+    """Logit of the positive label minus that of the negative, before calibration; NaN where there is none."""

@@ -19,8 +19,12 @@ HOMES = {
     "alembic": {"journal"},
     "torch": {"analyze", "training"},
     "torchvision": {"analyze", "training"},
+    "onnxruntime": {"analyze"},
     "highdicom": {"report"},
     "sklearn": {"training"},
+    "matplotlib": {"training"},
+    "jinja2": {"web", "training"},
+    "scipy": {"operate", "training"},
     "typer": {"cli"},
     "apscheduler": {"operate"},
 }
@@ -67,7 +71,7 @@ def test_rooms_have_no_vague_names() -> None:
 
 
 def test_nothing_heavy_happens_before_a_command_runs() -> None:
-    heavy = {"torch", "highdicom", "sqlalchemy", "pynetdicom", "matplotlib", "sklearn"}
+    heavy = {"torch", "highdicom", "sqlalchemy", "pynetdicom", "matplotlib", "sklearn", "onnxruntime"}
     code = "import sys, pacs_node.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not heavy & set(loaded.split())

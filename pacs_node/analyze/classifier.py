@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pacs_node.analyze import gradcam, pixels
+from pacs_node.analyze.onnx import OnnxNetwork
 from pacs_node.analyze.package import Package
 from pacs_node.errors import ModelError
-from pacs_node.records import HeatMap, ModelIdentity, Prediction
+from pacs_node.records import HeatMap, ModelIdentity, Point, Prediction, bilinear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """What one network said of a batch: margins (N,), and maps (N, rows, columns) of 0..1.
+
+    In the network's input, the centre of the first cell is `origin` (column, row), the next ones a `stride`
+    further on.
+    """
+
+    margins: NDArray[np.float64]
+    maps: NDArray[np.float32]
+    origin: Point
+    stride: float
 
 
 class Classifier:
@@ -27,7 +43,7 @@ class Classifier:
         threshold: float | None = None,
         batch: int = 256,
     ) -> None:
-        """Move the network to its device. Raises ModelError where CUDA is asked for and there is none.
+        """Move the networks to their device. Raises ModelError where CUDA is asked for and there is none.
 
         `threshold` replaces the package's own; `batch` is the largest number of images in a forward pass.
         """
@@ -36,7 +52,7 @@ class Classifier:
                 'model.device is "cuda", but torch finds no CUDA device; "auto" falls back to the CPU'
             )
         self._device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
-        self._network = package.network.to(self._device)
+        self._networks = [network.to(self._device) for network in package.networks]
         self._manifest = package.manifest
         self._batch = batch
         own = package.identity
@@ -46,7 +62,7 @@ class Classifier:
         """One prediction for each display image (rows, columns), 0..1 float32, bright is dense.
 
         An image gets the same answer in whatever batch it comes. Where CUDA runs out of memory, the batch is
-        halved, down to one image.
+        halved, down to one image. Raises ModelError where the networks give no numbers.
         """
         predictions: list[Prediction] = []
         while len(predictions) < len(images):
@@ -66,23 +82,69 @@ class Classifier:
         size, stretch = self._manifest.input.size, self._manifest.input.stretch
         letterboxed = [pixels.letterbox(image, size, stretch) for image in images]
         inputs = torch.from_numpy(np.stack([square for square, _ in letterboxed])[:, None]).to(self._device)
+        if self._manifest.input.mean:
+            mean, std = (
+                torch.tensor(values, device=self._device)[:, None, None]
+                for values in (self._manifest.input.mean, self._manifest.input.std)
+            )
+            inputs = (inputs - mean) / std
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            logits, maps = gradcam.explain(self._network, self._manifest.heat_map.layer, inputs)
-        margins = (logits[:, 1].double() - logits[:, 0].double()).tolist()
+            answer = _mean(list(self._answers(inputs)))
+        if not (np.isfinite(answer.margins).all() and np.isfinite(answer.maps).all()):
+            raise ModelError(
+                f"{self.identity.id}: the networks answer an image with values that are no numbers"
+            )
         return [
-            self._prediction(margin, values, placement)
-            for margin, values, (_, placement) in zip(margins, maps.cpu().numpy(), letterboxed, strict=True)
+            self._prediction(float(margin), values, answer, placement)
+            for margin, values, (_, placement) in zip(answer.margins, answer.maps, letterboxed, strict=True)
         ]
 
+    def _answers(self, inputs: Tensor) -> Iterator[_Answer]:
+        """Each network's answer, with `mirror` also that to the mirrored images, maps mirrored back."""
+        for network, member in zip(self._networks, self._manifest.networks, strict=True):
+            origin, stride = member.heat_map.origin, member.heat_map.stride
+            for mirrored in (False, True) if self._manifest.input.mirror else (False,):
+                shown = inputs.flip(3) if mirrored else inputs
+                if isinstance(network, OnnxNetwork):
+                    logits, maps = network.explain(shown)
+                else:
+                    logits, maps = gradcam.explain(network, member.heat_map.layer, shown)
+                left = origin
+                if mirrored:
+                    # The grid need not lie symmetrically: mirrored, its last column is the first.
+                    left = inputs.shape[3] - (origin + (maps.shape[2] - 1) * stride)
+                    maps = maps.flip(2)
+                margins = logits[:, 1].double() - logits[:, 0].double()
+                yield _Answer(margins.cpu().numpy(), maps.cpu().numpy(), (left, origin), stride)
+
     def _prediction(
-        self, margin: float, values: NDArray[np.float32], placement: pixels.Placement
+        self, margin: float, values: NDArray[np.float32], grid: _Answer, placement: pixels.Placement
     ) -> Prediction:
-        calibration, grid = self._manifest.calibration, self._manifest.heat_map
+        calibration = self._manifest.calibration
         logit = calibration.slope * margin + calibration.intercept
-        probability = round(1 / (1 + math.exp(-max(-700.0, min(700.0, logit)))), 4)
         heat_map = HeatMap(
             values=values,
-            origin=placement.to_source((grid.origin, grid.origin)),
+            origin=placement.to_source(grid.origin),
             step=(grid.stride / placement.scale[0], grid.stride / placement.scale[1]),
         )
-        return Prediction(probability=probability, heat_map=heat_map)
+        probability = round(1 / (1 + math.exp(-max(-700.0, min(700.0, logit)))), 4)
+        return Prediction(probability=probability, heat_map=heat_map, margin=margin)
+
+
+def _mean(answers: Sequence[_Answer]) -> _Answer:
+    """The mean of the margins, and of the maps on the finest grid; the mean map's peak is 1 again."""
+    finest = min(answers, key=lambda answer: answer.stride)
+    total = np.zeros_like(finest.maps)
+    for answer in answers:
+        columns, rows = (
+            bilinear(
+                finest.origin[axis] + finest.stride * np.arange(finest.maps.shape[2 - axis]),
+                answer.origin[axis],
+                answer.stride,
+                answer.maps.shape[2 - axis],
+            )
+            for axis in (0, 1)
+        )
+        total += rows @ answer.maps @ columns.T
+    maps = gradcam.normalized(torch.from_numpy(total)).numpy()
+    return replace(finest, margins=np.mean([answer.margins for answer in answers], axis=0), maps=maps)

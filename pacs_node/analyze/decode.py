@@ -51,7 +51,7 @@ _PLUGINS = {
 }
 # What pydicom, gdcm, openjpeg and zlib raise on damaged files, as far as they say and were seen to.
 # OSError is not in it: a disk that fails is not the image's fault.
-_READ_ERRORS = (
+READ_ERRORS = (
     *(InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RuntimeError),
     *(ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError),
 )
@@ -87,13 +87,13 @@ def read(path: Path) -> Decoded:
         warnings.simplefilter("ignore")
         try:
             dataset = dcmread(path)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise DecodeError(f"not a readable DICOM file ({type(error).__name__})") from error
         try:
             _check(dataset)
             values, notes = _stored_values(_frame(dataset, path), dataset)
             key = _content_key(values, dataset)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise DecodeError(f"the pixel data cannot be decoded: {_reason(error)}") from error
     del dataset.PixelData
     return Decoded(header=dataset, pixels=values, content_key=key, notes=notes)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-FRACTURED = 1
+POSITIVE = 1
 """Which of the two logits is explained."""
 
 
 def explain(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, 2) and class activation maps of the fractured one, (N, rows, columns) on the layer's grid.
+    """Logits (N, 2) and class activation maps of the positive one, (N, rows, columns) on the layer's grid.
 
-    `inputs` is (N, 1, size, size). Each map is divided by its maximum: 0..1, all 0 where nothing speaks for a
-    fracture. One forward pass; the backward pass ends at the layer.
+    `inputs` is (N, 1, size, size). One forward pass; the backward pass ends at the layer.
     """
     features: list[Tensor] = []
 
@@ -26,10 +25,15 @@ def explain(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Ten
     try:
         with torch.enable_grad():
             logits = network(inputs)
-            (gradient,) = torch.autograd.grad(logits[:, FRACTURED].sum(), features)
+            (gradient,) = torch.autograd.grad(logits[:, POSITIVE].sum(), features)
     finally:
         handle.remove()
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    maps = torch.relu((weights * features[0].detach()).sum(dim=1))
+    return logits.detach(), normalized((weights * features[0].detach()).sum(dim=1))
+
+
+def normalized(maps: Tensor) -> Tensor:
+    """Each map (N, rows, columns) by its maximum: 0..1, all 0 where nothing speaks for the finding."""
+    maps = torch.relu(maps)
     peaks = maps.amax(dim=(1, 2), keepdim=True)
-    return logits.detach(), torch.where(peaks > 0, maps / peaks.clamp_min(1e-30), 0)
+    return torch.where(peaks > 0, maps / peaks.clamp_min(1e-30), 0)

@@ -1,4 +1,7 @@
-"""Model packages: a folder with `weights.safetensors` and `model.toml`, which says how to run them."""
+"""Model packages: a folder with weights and `model.toml`, which says how to run them and what they look for.
+
+Weights are safetensors or ONNX, which hold numbers and no code; nothing is ever unpickled.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,27 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydicom.sr.coding import Code
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_weights
 from torch import nn
 
 from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.onnx import OCCLUSION, OnnxNetwork
 from pacs_node.errors import ModelError
 from pacs_node.records import ModelIdentity
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "model.toml"
+ONNX = "onnx"
+"""The architecture of weights that bring their own network."""
 
 Text = Annotated[str, Field(min_length=1)]
+ShortString = Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]{1,16}$")]
+LongString = Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]{1,64}$")]
 
 
 class _Table(BaseModel):
@@ -34,11 +42,18 @@ class Input(_Table):
 
     size: int = Field(ge=64, le=2048)
     stretch: tuple[float, float]
+    mirror: bool = False
+    """Each image is also shown mirrored, and the two answers are averaged."""
+    mean: tuple[float, ...] = ()
+    """With `std`, for ONNX: the gray image as that many channels, each (x - mean) / std; without, one."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> Input:
         if not 0 <= self.stretch[0] < self.stretch[1] <= 100:
             raise ValueError("stretch is two percentiles, the lower first, within 0 and 100")
+        if len(self.mean) != len(self.std) or len(self.mean) > 3:
+            raise ValueError("mean and std have one value for each channel, at most three")
         return self
 
 
@@ -50,7 +65,10 @@ class Calibration(_Table):
 
 
 class HeatMapGrid(_Table):
-    """Where the heat map is read; see `architectures.Architecture`."""
+    """Where the heat map is read; see `architectures.Architecture`.
+
+    For ONNX, `layer` names an output of the network, or is "occlusion"; see `onnx.OnnxNetwork`.
+    """
 
     layer: Text
     stride: float = Field(gt=0)
@@ -60,9 +78,9 @@ class HeatMapGrid(_Table):
 class Concept(_Table):
     """What is looked for, as a code and in the words that people read first."""
 
-    value: Text
-    scheme: Text
-    meaning: Text
+    value: ShortString
+    scheme: ShortString
+    meaning: LongString
     positive: Text
     negative: Text
     caveat: Text
@@ -79,21 +97,35 @@ class Provenance(_Table):
     """What is known not to hold; shown on the card."""
 
 
-class Manifest(_Table):
-    """`model.toml`."""
+class Member(_Table):
+    """One network of a package."""
+
+    architecture: str
+    weights: str = Field(WEIGHTS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    heat_map: HeatMapGrid
+
+
+class Manifest(Member):
+    """`model.toml`: the first network, what the package is, and further networks where it is an ensemble."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")
     name: str = Field(min_length=1, max_length=64)
     version: str = Field(min_length=1, max_length=16)
-    architecture: str
-    labels: tuple[Literal["not fractured"], Literal["fractured"]]
+    labels: tuple[Text, Text]
+    """What the two logits stand for: the negative label, then the positive."""
     threshold: float = Field(gt=0, lt=1)
-    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     input: Input
     calibration: Calibration
-    heat_map: HeatMapGrid
     finding: Concept
     provenance: Provenance
+    members: tuple[Member, ...] = ()
+    """The other networks; the package's margin is the mean of all networks' margins."""
+
+    @property
+    def networks(self) -> tuple[Member, ...]:
+        """All networks of the package."""
+        return self, *self.members
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,8 +134,8 @@ class Package:
 
     manifest: Manifest
     identity: ModelIdentity
-    network: nn.Module
-    """On the CPU, for inference."""
+    networks: tuple[nn.Module | OnnxNetwork, ...]
+    """On the CPU, for inference, in the order of `manifest.networks`."""
 
 
 def load(folder: Path) -> Package:
@@ -113,30 +145,40 @@ def load(folder: Path) -> Package:
     not those that it names (sha256), or they do not fit the architecture.
     """
     manifest = read_manifest(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise ModelError(f"{weights}: no such file; a model package has its weights there")
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if found != manifest.weights_sha256:
-        raise ModelError(
-            f"{weights}: sha256 is {found}, but {MANIFEST} names {manifest.weights_sha256}: one was changed"
-        )
-    network = ARCHITECTURES[manifest.architecture].build()
+    networks = tuple(
+        _network(folder / member.weights, member, manifest.input) for member in manifest.networks
+    )
+    return Package(manifest=manifest, identity=identity(manifest), networks=networks)
+
+
+def _network(path: Path, member: Member, shown: Input) -> nn.Module | OnnxNetwork:
+    """One network from the very bytes whose sha256 was checked."""
     try:
-        network.load_state_dict(load_file(weights))
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; {MANIFEST} names it as weights") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != member.weights_sha256:
+        raise ModelError(
+            f"{path}: sha256 is {found}, but {MANIFEST} names {member.weights_sha256}: one was changed"
+        )
+    if member.architecture == ONNX:
+        return OnnxNetwork(str(path), data, member, len(shown.mean) or 1, shown.size)
+    network = ARCHITECTURES[member.architecture].build()
+    try:
+        network.load_state_dict(load_weights(data))
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{weights}: does not fit {manifest.architecture}: {error}") from error
-    network.requires_grad_(False).eval()
-    return Package(manifest=manifest, identity=identity(manifest), network=network)
+        raise ModelError(f"{path}: does not fit {member.architecture}: {error}") from error
+    return network.requires_grad_(False).eval()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """`model.toml` of a package, checked against the architecture that it names. Raises ModelError."""
+    """`model.toml` of a package, checked against the architectures that it names. Raises ModelError."""
     path = folder / MANIFEST
     try:
         manifest = Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a model package has {MANIFEST} and {WEIGHTS}") from None
+        raise ModelError(f"{path}: no such file; a model package has {MANIFEST} and weights") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
@@ -144,19 +186,49 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         ]
         raise ModelError("\n".join(problems)) from None
-    architecture = ARCHITECTURES.get(manifest.architecture)
-    if architecture is None:
-        raise ModelError(
-            f"{path}: architecture: {manifest.architecture!r} is unknown; known: {', '.join(ARCHITECTURES)}"
-        )
-    grid = manifest.heat_map
-    known = architecture.layer, architecture.stride, architecture.origin
-    if (grid.layer, grid.stride, grid.origin) != known:
-        raise ModelError(
-            f"{path}: heat_map: layer, stride and origin of {manifest.architecture} are "
-            f"{known[0]!r}, {known[1]:g} and {known[2]:g}"
-        )
+    for member in manifest.networks:
+        if member.architecture == ONNX:
+            continue
+        architecture = ARCHITECTURES.get(member.architecture)
+        if architecture is None:
+            raise ModelError(
+                f"{path}: architecture: {member.architecture!r} is unknown; known: "
+                f"{', '.join([*ARCHITECTURES, ONNX])}"
+            )
+        grid = member.heat_map
+        known = architecture.layer, architecture.stride, architecture.origin
+        if (grid.layer, grid.stride, grid.origin) != known:
+            raise ModelError(
+                f"{path}: heat_map: layer, stride and origin of {member.architecture} are "
+                f"{known[0]!r}, {known[1]:g} and {known[2]:g}"
+            )
+        if manifest.input.mean:
+            raise ModelError(f"{path}: input.mean: is for {ONNX}; {member.architecture} takes 0..1")
     return manifest
+
+
+def as_toml(manifest: Manifest) -> str:
+    """`model.toml` of a manifest, without what is as it would be anyway."""
+    plain, tables = [], []
+    for key, value in manifest.model_dump(mode="json", exclude_defaults=True).items():
+        if key == "members":
+            tables += [f"\n[[{key}]]\n{_entries(member)}" for member in value]
+        elif isinstance(value, dict):
+            tables.append(f"\n[{key}]\n{_entries(value)}")
+        else:
+            plain.append(f"{key} = {_value(value)}")
+    return "\n".join([*plain, *tables]) + "\n"
+
+
+def _entries(table: dict[str, Any]) -> str:
+    return "\n".join(f"{key} = {_value(value)}" for key, value in table.items())
+
+
+def _value(value: Any) -> str:
+    """The strings, numbers and lists of JSON are TOML's."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_value(entry)}' for key, entry in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def identity(manifest: Manifest) -> ModelIdentity:
@@ -164,8 +236,12 @@ def identity(manifest: Manifest) -> ModelIdentity:
 
     `sha256` covers the weights and all of `model.toml` that changes an answer.
     """
-    answers = manifest.model_dump(mode="json", exclude={"id", "name", "version", "provenance"})
+    # A key that is left as it was before there was such a key must not make it another model.
+    answers = manifest.model_dump(
+        mode="json", exclude={"id", "name", "version", "provenance"}, exclude_defaults=True
+    )
     finding = manifest.finding
+    explanations = {_explanation(member) for member in manifest.networks}
     return ModelIdentity(
         id=manifest.id,
         name=manifest.name,
@@ -176,4 +252,11 @@ def identity(manifest: Manifest) -> ModelIdentity:
         positive_phrase=finding.positive,
         negative_phrase=finding.negative,
         negative_caveat=finding.caveat,
+        explanation=explanations.pop() if len(explanations) == 1 else "several methods",
     )
+
+
+def _explanation(member: Member) -> str:
+    if member.architecture != ONNX:
+        return "Grad-CAM"
+    return "occlusion sensitivity" if member.heat_map.layer == OCCLUSION else "the network's own map"

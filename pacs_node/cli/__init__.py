@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pacs_node import __version__
-from pacs_node.cli import analyze, configure, demo, inspect, serve, train
+from pacs_node.cli import analyze, configure, demo, evaluate, feedback, inspect, serve, train
 from pacs_node.cli.context import Context
 from pacs_node.errors import ConfigError, ModelError, PacsNodeError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 config = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
 audit = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+labels = typer.Typer(help="Labels that come back: record, list and export them.", no_args_is_help=True)
 
 VERBS: tuple[Callable[..., None], ...] = (
     serve.serve,
@@ -35,12 +36,20 @@ VERBS: tuple[Callable[..., None], ...] = (
     inspect.studies,
     inspect.show,
     inspect.retry,
+    feedback.validate,
     train.train,
+    evaluate.evaluate,
     train.models,
 )
-ROLES: tuple[Callable[..., None], ...] = (serve.receive, serve.worker, serve.deliver)
+ROLES: tuple[Callable[..., None], ...] = (
+    serve.receive,
+    serve.worker,
+    serve.deliver,
+    serve.housekeep,
+)
 CONFIG: tuple[Callable[..., None], ...] = (configure.init, configure.check, configure.show)
 AUDIT: tuple[Callable[..., None], ...] = (inspect.verify, inspect.export)
+FEEDBACK: tuple[Callable[..., None], ...] = (feedback.import_, feedback.list_, feedback.export)
 
 for verb in VERBS:
     app.command(epilog=EXIT_CODES)(verb)
@@ -50,8 +59,11 @@ for verb in CONFIG:
     config.command(epilog=EXIT_CODES)(verb)
 for verb in AUDIT:
     audit.command(epilog=EXIT_CODES)(verb)
+for verb in FEEDBACK:
+    labels.command(verb.__name__.rstrip("_"), epilog=EXIT_CODES)(verb)
 app.add_typer(config, name="config")
 app.add_typer(audit, name="audit")
+app.add_typer(labels, name="feedback")
 
 
 def _print_version(wanted: bool) -> None:

@@ -46,9 +46,12 @@ def init(
 def check(context: typer.Context) -> None:
     """Check the configuration and the model package that it names."""
     from pacs_node.analyze import package
+    from pacs_node.operate import housekeeping
 
     settings = of(context).settings()
     package.load(settings.model.path)
+    for name, cron in settings.schedule:
+        housekeeping.trigger(name, cron)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"configuration: {of(context).config or 'defaults'}")
     console.print(f"listens as {settings.node.ae_title} on {settings.node.host}:{settings.node.port}")

@@ -26,7 +26,7 @@ def serve(context: typer.Context) -> None:
 
     settings = of(context).settings()
     open_database(settings.database_url).close()
-    roles = ["receive", *["worker"] * settings.node.workers, "deliver"]
+    roles = ["receive", *["worker"] * settings.node.workers, "deliver", "housekeep"]
     raise typer.Exit(supervise(of(context).config, roles, stop_on_signals(supervised=False)))
 
 
@@ -51,6 +51,16 @@ def deliver(context: typer.Context, supervised: Supervised = False) -> None:
     from pacs_node import node
 
     _run(context, supervised, node.deliver)
+
+
+def housekeep(context: typer.Context, supervised: Supervised = False) -> None:
+    """Do what the configuration's schedule says; of several such processes, one does it.
+
+    Example: pacs-node housekeep
+    """
+    from pacs_node import node
+
+    _run(context, supervised, node.housekeep)
 
 
 def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:

@@ -9,66 +9,75 @@ import typer
 from rich.console import Console
 
 from pacs_node.cli.context import print_json, print_table
+from pacs_node.errors import InputError
 
 
 def train(
     data: Annotated[
         Path,
-        typer.Option(exists=True, file_okay=False, help="Data set: manifest.csv, images/, regions.json."),
-    ],
-    pretrained: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="ImageNet's or a package's weights.")
+        typer.Option(exists=True, file_okay=False, help="Data set: a table, a folder per class, or DICOM."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new model package; its name becomes the id.")],
-    name: Annotated[str, typer.Option(help="The model's name, as reports give it.")],
-    version: Annotated[str, typer.Option(help="The model's version, as reports give it.")] = "1.0.0",
-    runs: Annotated[Path, typer.Option(help="Folder for the run's log and checkpoint.")] = Path("runs"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 16,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Its highest value.")] = 3e-4,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The run's settings (TOML); without: the default."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels of a folder of DICOM (CSV).")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder for the run's log and checkpoints.")] = Path("runs"),
+    check: Annotated[bool, typer.Option("--check", help="Only examine the data set.")] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train although images are in several splits.")
+    ] = False,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(help="Another run whose best weights join the package; may be repeated."),
+    ] = None,
     publish_only: Annotated[
         bool, typer.Option("--publish-only", help="Train nothing: publish the run's best weights.")
     ] = False,
-    data_name: Annotated[str, typer.Option(help="Card: the data set's name.")] = "not stated",
-    data_license: Annotated[str, typer.Option(help="Card: the data set's licence.")] = "not stated",
-    citation: Annotated[str, typer.Option(help="Card: the data set's citation.")] = "not stated",
-    pretrained_name: Annotated[str, typer.Option(help="Card: the first weights' origin.")] = "not stated",
-    limit: Annotated[
-        list[str] | None, typer.Option(help="Card: what is known not to hold; may be repeated.")
-    ] = None,
 ) -> None:
-    """Train a model, calibrate it, and write its package with card and figures.
+    """Examine a data set, train a model on it, and write the model's package with card and figures.
 
-    The test split is evaluated once, at the end; nothing is chosen by it.
+    An interrupted run goes on when the same command is given again. The test split is evaluated once, at the
+    end; nothing is chosen by it.
 
-    Example: pacs-node train --data fracatlas --pretrained squeezenet1_0.safetensors --out models/m --name M
+    Example: pacs-node train --data fracatlas --recipe recipe.toml --out models/my-model
     """
+    import shutil
+
     from pacs_node.analyze import package
     from pacs_node.analyze.classifier import Classifier
-    from pacs_node.training import card, evaluate, publish
-    from pacs_node.training.train import Options
+    from pacs_node.training import card, dataset, doctor, evaluate, publish
+    from pacs_node.training import recipe as recipes
     from pacs_node.training.train import train as run_training
 
     console = Console(highlight=False)
-    options = Options(epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads)
-    run = runs / out.name
-    weights = run / "best.safetensors"
+    chosen = recipes.load(recipe)
+    samples = dataset.load(data, labels=labels)
     if not publish_only:
-        weights = run_training(data, pretrained, run, options, console)
-    provenance = package.Provenance(
-        data=data_name,
-        data_license=data_license,
-        citation=citation,
-        pretrained=pretrained_name,
-        limits=tuple(limit or ()),
-    )
-    manifest = publish.publish(data, weights, out, name, version, options, provenance)
+        report = doctor.examine(samples, console)
+        report.show(console)
+        if check:
+            raise typer.Exit(1 if report.leaks else 0)
+        if report.leaks and not allow_leaks:
+            raise InputError(
+                f"{data}: {len(report.leaks)} leaks between splits or labels (see above) would make every "
+                "figure a lie; mend the split, or say --allow-leaks"
+            )
+        run_training(samples, chosen, runs / out.name, console)
+    manifest = publish.publish(samples, [runs / name for name in (out.name, *(ensemble or ()))], out, chosen)
+    if recipe is not None:
+        shutil.copyfile(recipe, out / "recipe.toml")
     classifier = Classifier(package.load(out))
-    evaluations = [evaluate.evaluate(classifier, data, split, console) for split in ("val", "test")]
+    evaluations = [
+        evaluate.evaluate(classifier, [sample for sample in samples if sample.split == split], split, console)
+        for split in ("val", "test")
+    ]
     card.write(out, manifest, evaluations)
     for evaluation in evaluations:
-        console.print(f"{evaluation.metrics.split}: AUC {evaluation.metrics.auc}")
+        console.print(f"{evaluation.metrics.name}: AUC {evaluation.metrics.auc}")
     console.print(f"wrote {out}")
 
 

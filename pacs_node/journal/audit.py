@@ -71,6 +71,19 @@ def events(database: Database, study_instance_uid: str | None = None) -> Iterato
             yield AuditEvent(**{**row, "details": json.loads(row["details"])})
 
 
+def last(database: Database, prefix: str) -> AuditEvent | None:
+    """The newest event whose name begins so."""
+    query = (
+        sa.select(AuditRow.__table__)
+        .where(AuditRow.event.startswith(prefix, autoescape=True))
+        .order_by(AuditRow.seq.desc())
+        .limit(1)
+    )
+    with database.read() as connection:
+        row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else AuditEvent(**{**row, "details": json.loads(row["details"])})
+
+
 def verify(database: Database) -> tuple[int, str | None]:
     """Check the chain: how many events there are, and what is wrong with the first bad one (None: nothing).
 

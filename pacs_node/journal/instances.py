@@ -86,6 +86,9 @@ def _keep_finding(
             regions=json.dumps([[region.polygon, region.score] for region in finding.regions]),
             notes=json.dumps(finding.notes),
             created_at=now,
+            model_id=model.id,
+            station=finding.station,
+            brightness=finding.brightness,
         )
     )
     audit.append(

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from pacs_node.journal.database import Database
 from pacs_node.journal.queue import LEASE_SECONDS
-from pacs_node.journal.schema import RoleRow
+from pacs_node.journal.schema import LeaseRow, RoleRow
 from pacs_node.records import RunningRole
 
-ROLES = ("receive", "worker", "deliver")
+ROLES = ("receive", "worker", "deliver", "housekeep")
 """All roles of a node; it is ready when each is."""
 
 
@@ -55,3 +55,22 @@ def running(database: Database) -> list[RunningRole]:
         seen = [RunningRole(**row) for row in connection.execute(query).mappings()]
     here = socket.gethostname()
     return [role for role in seen if role.host != here or Path(f"/proc/{role.pid}").exists()]
+
+
+def lead(database: Database, name: str, token: str) -> bool:
+    """Take or renew the lease on work that only one process of all may do; False while another holds it."""
+    with database.write() as connection:
+        now = database.clock()
+        values = {"token": token, "lease_until": now + LEASE_SECONDS}
+        if connection.execute(sa.select(LeaseRow.name).where(LeaseRow.name == name)).first() is None:
+            connection.execute(sa.insert(LeaseRow).values(name=name, **values))
+            return True
+        ours = sa.or_(LeaseRow.token == token, LeaseRow.lease_until <= now)
+        taken = connection.execute(sa.update(LeaseRow).where(LeaseRow.name == name, ours).values(values))
+        return taken.rowcount == 1
+
+
+def hand_over(database: Database, name: str, token: str) -> None:
+    """Let another process take a lease that was ours at once."""
+    with database.write() as connection:
+        connection.execute(sa.delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.token == token))

@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration: what a database must be at for this version."""
 
 UID_LENGTH = 128
@@ -96,7 +96,7 @@ class FindingRow(Base):
     """What one model said of one image; spares any second run of the model."""
 
     __tablename__ = "findings"
-    __table_args__ = (UniqueConstraint("instance_id", "model_key"),)
+    __table_args__ = (UniqueConstraint("instance_id", "model_key"), Index(None, "created_at"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instances.id"))
@@ -108,6 +108,35 @@ class FindingRow(Base):
     regions: Mapped[str] = mapped_column(Text)
     notes: Mapped[str] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Float(53))
+    # NULL in the rows of before 0002.
+    model_id: Mapped[str | None] = mapped_column(String(128))
+    station: Mapped[str | None] = mapped_column(String(64))
+    brightness: Mapped[float | None] = mapped_column(Float(53))
+
+
+class FeedbackRow(Base):
+    """One label that came back, with what had been said by then. Rows are added, never changed.
+
+    No foreign keys: labels outlive what they tell of. `digest` keeps the same label from being added twice.
+    """
+
+    __tablename__ = "feedback"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    recorded_at: Mapped[float] = mapped_column(Float(53))
+    study_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), index=True)
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(UID_LENGTH))
+    label: Mapped[str] = mapped_column(String(16))
+    who: Mapped[str] = mapped_column(Text)
+    at: Mapped[float] = mapped_column(Float(53))
+    region: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    model_id: Mapped[str | None] = mapped_column(String(128))
+    model_key: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None] = mapped_column(Float(53))
+    positive: Mapped[bool | None]
 
 
 class ReportRow(Base):
@@ -189,3 +218,13 @@ class RoleRow(Base):
     address: Mapped[str] = mapped_column(String(255))
     ready: Mapped[bool]
     seen_at: Mapped[float] = mapped_column(Float(53))
+
+
+class LeaseRow(Base):
+    """Work that only one process of all may do: which one, until when."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    token: Mapped[str] = mapped_column(String(36))
+    lease_until: Mapped[float] = mapped_column(Float(53))

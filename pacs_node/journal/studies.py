@@ -109,6 +109,8 @@ def findings(database: Database, instances: Sequence[Instance], model: ModelIden
                     for polygon, score in json.loads(row.regions)
                 ),
                 notes=tuple(json.loads(row.notes)),
+                station=row.station,
+                brightness=row.brightness,
             )
             for row in connection.execute(query)
         }

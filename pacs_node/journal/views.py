@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
 from pacs_node.records import DeliveryState, StudyState
+
+
+class Answer(NamedTuple):
+    """What a model said of one image, and where the image was made; see `Finding`."""
+
+    model_id: str
+    model_key: str
+    station: str
+    probability: float
+    positive: bool
+    brightness: float
+    created_at: float
+
+
+def answers(database: Database, since: float) -> list[Answer]:
+    """What was said of images since then, oldest first; findings of before schema 0002 are left out."""
+    query = (
+        sa.select(*(getattr(FindingRow, name) for name in Answer._fields))
+        .where(FindingRow.created_at >= since, FindingRow.station.is_not(None))
+        .order_by(FindingRow.created_at, FindingRow.id)
+    )
+    with database.read() as connection:
+        return [Answer(*row) for row in connection.execute(query)]
 
 
 def counts(database: Database) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
 """The rules that every object of ours must keep before it may leave; what breaks one is quarantined.
 
 They are those that a hospital would suffer from: an object filed with another patient, a report that opens as
-a black page, a negative that reads as a fracture. `check_sr` has those of reports, `check_sc` of captures.
+a black page, a negative that reads as a positive. `check_sr` has those of reports, `check_sc` of captures.
 """
 
 from __future__ import annotations

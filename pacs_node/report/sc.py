@@ -24,8 +24,8 @@ from pacs_node.records import ImageResult, ModelIdentity, ReportRequest
 from pacs_node.report import anatomy, content, source, sr, uids, wording
 
 SERIES_NUMBER = 9902
-SERIES_DESCRIPTION = "AI heat map (Grad-CAM), research use only"
-
+_EXPLANATIONS = {"Grad-CAM": codes.DCM.GradientWeightedClassActivation}
+"""Codes of CID 217; any other map is only called a visual explanation."""
 _SMALLEST = 512
 """Long side below which the picture is enlarged, so that its text can be read."""
 _OPAQUE = 0.6
@@ -76,9 +76,9 @@ def render(
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
     heat = finding.heat_map.at_size(header.Rows, header.Columns, (rows, columns))
-    # Every map peaks at 1; drawn so, that of a quiet image would glow like that of a fracture.
+    # Every map peaks at 1; drawn so, that of a quiet image would glow like that of a positive one.
     heat = heat * min(1.0, finding.probability / model.threshold)
-    picture = _blend(np.asarray(grey, np.uint8), (np.clip(heat, 0, 1) * 255 + 0.5).astype(np.uint8))
+    picture = blend(np.asarray(grey, np.uint8), (np.clip(heat, 0, 1) * 255 + 0.5).astype(np.uint8))
     scale = np.array([columns / header.Columns, rows / header.Rows])
     width = max(1, round(max(rows, columns) / 700))
     for region in finding.regions:
@@ -116,7 +116,7 @@ def build(
         patient_orientation=("L", "F"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         patient_birth_date="",
-        series_description=SERIES_DESCRIPTION,
+        series_description=f"AI heat map ({request.model.explanation}), research use only",
         manufacturer_model_name="pacs-node",
         device_serial_number=request.node.device_uid,
         software_versions=__version__,
@@ -158,14 +158,17 @@ def _describe(capture: Dataset, request: ReportRequest, image: ImageResult) -> N
         CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
     ]
     capture.SourceImageSequence = [reference]
+    model = request.model
     capture.DerivationDescription = (
-        f"Heat map (Grad-CAM) of {request.model.name} {wording.version(request)} over the windowed image"
+        f"Heat map ({model.explanation}) of {model.name} {wording.version(request)} over the windowed image"
     )
-    capture.DerivationCodeSequence = [CodedConcept.from_code(codes.DCM.GradientWeightedClassActivation)]
+    capture.DerivationCodeSequence = [
+        CodedConcept.from_code(_EXPLANATIONS.get(model.explanation, codes.DCM.VisualExplanation))
+    ]
     capture.ContributingEquipmentSequence = [sr.processing_equipment(request, source.newest(request))]
 
 
-def _blend(grey: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def blend(grey: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The heat map over the image, both uint8 of shape (rows, columns), as RGB."""
     ramp = np.arange(256, dtype=np.float32) / 255
     opacity = _OPAQUE * np.clip((ramp - 0.15) / 0.85, 0, 1)

@@ -1,107 +1,104 @@
-"""A model package's card: `CARD.md`, `metrics.json` and `roc.png`, from measured figures."""
+"""A model package's card: `CARD.md`, out of `model.toml` and `metrics.json` alone."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
-
-from pacs_node.analyze.package import Manifest
+from pacs_node.analyze.package import Manifest, identity
+from pacs_node.errors import ModelError
+from pacs_node.training import figures, metrics
 from pacs_node.training.evaluate import Evaluation
+from pacs_node.training.metrics import Metrics
 
+METRICS = "metrics.json"
+FIGURES = ("roc", "reliability")
 UNSTATED = "Nothing was stated, which does not mean that all holds."
 ROLES = {
-    "val": "chose the epoch, the calibration and the threshold, so its figures flatter",
-    "test": "was evaluated once, after all choices",
-    "train": "trained the weights",
+    "train": "The train split trained the weights.",
+    "val": "The val split chose the epoch, the calibration and the threshold, so its figures flatter.",
+    "test": "The test split was evaluated after all choices; nothing was chosen by it.",
 }
 
 
 def write(folder: Path, manifest: Manifest, evaluations: Sequence[Evaluation]) -> None:
-    """Write the three files into the package's folder."""
-    figures = {evaluation.metrics.split: evaluation.metrics.model_dump() for evaluation in evaluations}
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    (folder / "CARD.md").write_text(text(manifest, evaluations), encoding="utf-8")
-    _roc(folder / "roc.png", evaluations)
+    """Write `metrics.json`, two figures and `CARD.md` into the package's folder."""
+    measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
+    (folder / METRICS).write_text(metrics.to_json(measured), encoding="utf-8")
+    drawn = figures.draw(evaluations)
+    figures.save(folder, {name: drawn[name] for name in FIGURES}, ("png",))
+    renew(folder, manifest)
 
 
-def text(manifest: Manifest, evaluations: Sequence[Evaluation]) -> str:
+def renew(folder: Path, manifest: Manifest) -> None:
+    """Write `CARD.md` from the package's `metrics.json`.
+
+    Raises InputError where that is missing or of another schema, ModelError where it is another model's.
+    """
+    measured = metrics.read(folder / METRICS)
+    if {m.model_sha256 for m in measured.values()} != {identity(manifest).sha256}:
+        raise ModelError(
+            f"{folder / METRICS}: measured on another model than this one; evaluate it with --card"
+        )
+    (folder / "CARD.md").write_text(text(manifest, measured), encoding="utf-8")
+
+
+def text(manifest: Manifest, measured: Mapping[str, Metrics]) -> str:
     """`CARD.md`."""
-    head = "| | " + " | ".join(evaluation.metrics.split for evaluation in evaluations) + " |"
-    all_metrics = [evaluation.metrics for evaluation in evaluations]
-    rows = {
-        "images (fractured), groups": [f"{m.images} ({m.fractured}), {m.groups}" for m in all_metrics],
-        "AUC": [str(m.auc) for m in all_metrics],
-        f"sensitivity at {manifest.threshold:g}": [str(m.sensitivity) for m in all_metrics],
-        f"specificity at {manifest.threshold:g}": [str(m.specificity) for m in all_metrics],
-        "Brier score": [f"{m.brier:.3f}" for m in all_metrics],
-        "pointing game": [str(m.pointing) if m.pointing else "not marked" for m in all_metrics],
-        "pointing game by chance": [
-            "not marked" if m.pointing_by_chance is None else f"{m.pointing_by_chance:.3f}"
-            for m in all_metrics
-        ],
-    }
-    table = [head, "|---|" + "---|" * len(evaluations)]
-    table += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    roles = [f"- The {m.split} split {ROLES[m.split]}." for m in all_metrics]
-    provenance = manifest.provenance
+    provenance, finding, given = manifest.provenance, manifest.finding, manifest.input
+    networks = [
+        f"  - `{network.architecture}`, heat map at `{network.heat_map.layer}`, one cell every "
+        f"{network.heat_map.stride:g} pixels of the input; weights sha256 `{network.weights_sha256}`"
+        for network in manifest.networks
+    ]
+    mirrored = " Each image is also shown mirrored, and the answers are averaged." if given.mirror else ""
     return f"""# {manifest.name} {manifest.version}
 
-Looks for {manifest.finding.meaning.lower()} in one X-ray image and gives a probability and a heat map.
-**For research only. Not a medical device, not for diagnosis.** "{manifest.finding.negative}" means that
-the probability is below the threshold. {manifest.finding.caveat}
+Looks for {finding.meaning.lower()} in one X-ray image and gives a probability and a heat map.
+**For research only. Not a medical device, not for diagnosis.** "{finding.negative}" means that
+the probability is below the threshold. {finding.caveat}
 
 ## What it is
-- `{manifest.architecture}`, one gray channel of {manifest.input.size} x {manifest.input.size}, letterboxed;
-  percentiles {manifest.input.stretch[0]:g} and {manifest.input.stretch[1]:g} become black and white.
+- Input: gray, letterboxed to {given.size} x {given.size}; percentiles {given.stretch[0]:g} and
+  {given.stretch[1]:g} become black and white.{mirrored}
+- {"Networks, whose margins are averaged" if manifest.members else "Network"}:
+{chr(10).join(networks)}
 - Probability: sigmoid({manifest.calibration.slope:g} x margin {manifest.calibration.intercept:+g}),
-  positive from {manifest.threshold:g} on (largest Youden index on the validation split).
-- Heat map: Grad-CAM of the fractured logit at `{manifest.heat_map.layer}`, one cell every
-  {manifest.heat_map.stride:g} pixels of the input. It shows what spoke for a fracture, not an outline.
-- Weights: sha256 `{manifest.weights_sha256}`.
+  positive from {manifest.threshold:g} on.
+- Heat map: {identity(manifest).explanation}. It shows what spoke for the finding, not an outline.
 
 ## What it was made from
 - Data: {provenance.data}. Licence: {provenance.data_license}. {provenance.citation}
 - Start: {provenance.pretrained}
 
 ## What was measured
-In brackets: 95 % confidence intervals, bootstrapped by group. Measured through the same code that serves.
+In brackets: 95 % confidence intervals, bootstrapped by group. Measured through the code that serves.
 
-{chr(10).join(table)}
+{_table(["", *measured], [[name, *cells] for name, cells in metrics.summary(measured).items()])}
 
-{chr(10).join(roles)}
-- Pointing game: in which part of the images with marked fractures the heat map's peak lies in a mark.
+{chr(10).join(f"- {ROLES[name]}" for name in measured if name in ROLES)}
+- Pointing game: in which part of the images with marks the heat map's peak lies in a mark. IoU: what the
+  regions in the report, or their boxes, share with the marks.
 
-![ROC curves](roc.png)
-
+![ROC curves](roc.png) ![Reliability](reliability.png)
+{"".join(_subgroups(m) for name, m in measured.items() if name == "test")}
 ## What is known not to hold
 {chr(10).join(f"- {limit}" for limit in provenance.limits or (UNSTATED,))}
 """
 
 
-def _roc(path: Path, evaluations: Sequence[Evaluation]) -> None:
-    """ROC curves with the operating point."""
-    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for evaluation in evaluations:
-        metrics = evaluation.metrics
-        false_positive_rate, true_positive_rate, _ = roc_curve(evaluation.labels, evaluation.probabilities)
-        (line,) = axes.plot(
-            false_positive_rate, true_positive_rate, label=f"{metrics.split}: AUC {metrics.auc.value:.3f}"
-        )
-        axes.plot(
-            1 - metrics.specificity.value,
-            metrics.sensitivity.value,
-            "o",
-            color=line.get_color(),
-            clip_on=False,
-        )
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+def _subgroups(measured: Metrics) -> str:
+    rows = [
+        [
+            f"{group.trait}: {group.value}",
+            f"{group.images} ({group.positives})",
+            *(metrics.told(e, "too few") for e in (group.auc, group.sensitivity, group.specificity)),
+        ]
+        for group in measured.subgroups
+    ]
+    head = [f"{measured.name}: subgroup", "images (positive)", "AUC", "sensitivity", "specificity"]
+    return f"\n{_table(head, rows)}\n" if rows else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))

@@ -1,83 +1,255 @@
-"""Images and labels of a data set: `manifest.csv`, `images/` and, for the pointing game, `regions.json`.
+"""Data sets: images with labels, splits and groups, whatever way they lie on the disk.
 
-The manifest has a row for each image with at least `image`, `split` (train, val or test), `fractured` (0 or
-1) and `group`; images of one group (one patient, or near-duplicates) must share a split.
+A table (`manifest.csv`, or `labels.csv` beside DICOM files) or a folder for each class, with or without
+splits. All give the same `Sample`s, and their pixels come through the chain that serves.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.misc import is_dicom
+from sklearn.model_selection import StratifiedGroupKFold
 
-from pacs_node.analyze import pixels
-from pacs_node.analyze.decode import Decoded
+from pacs_node.analyze import decode, pixels
 from pacs_node.errors import InputError
+from pacs_node.training import duplicates
 
 SPLITS = ("train", "val", "test")
+TWENTIETHS = 20
+POSITIVE = {"1", "fractured", "fracture"}
+NEGATIVE = {"0", "not fractured", "non fractured", "no fracture", "normal"}
+"""Labels that are understood: in small letters, with spaces for - and _."""
+REFERENCES = ("image", "file", "sop_instance_uid")
+"""Columns that say which image a row is about: a file in images/, a file in the folder, a DICOM object."""
+KNOWN = {*REFERENCES, "label", "fractured", "fracture_count", "split", "group"}
+"""Columns that are no traits; fracture_count is the label once more."""
+TRAITS = ("Manufacturer", "StationName", "Modality", "BodyPartExamined", "ViewPosition")
+"""Attributes that become traits of a DICOM file."""
+SUFFIXES = {".dcm", ".jpeg", ".jpg", ".png"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What was looked for, marked in an image, in source pixels."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, width, height."""
+    polygon: tuple[tuple[float, float], ...]
+    """Its outline, (x, y); the corners of the box where only that was marked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of the data set."""
+    """One image of a data set."""
 
     path: Path
-    fractured: bool
+    split: str
+    """train, val or test."""
+    positive: bool
     group: str
-    boxes: tuple[tuple[float, float, float, float], ...]
-    """Fractures marked in it: left, top, width, height in pixels; empty where unmarked."""
+    """Images of one group (one patient, or near-duplicates) belong into one split."""
+    marks: tuple[Mark, ...] = ()
+    """Empty where nothing was marked, also in a positive image."""
+    traits: Mapping[str, str] = field(default_factory=dict)
+    """What else the table says of it, by column; for subgroups, and to look for shortcuts."""
 
 
-def load(folder: Path, split: str) -> list[Sample]:
-    """The samples of one split in the manifest's order.
+def load(
+    folder: Path,
+    split: str | None = None,
+    labels: Path | None = None,
+    positive: str | None = None,
+    seed: int = 0,
+) -> list[Sample]:
+    """The samples of a data set, or of one of its splits, in the order of its table or of its paths.
 
-    Raises InputError where the manifest is missing or lacks a value, or where a group is in two splits.
+    `labels` is the table of a folder without `manifest.csv` and `labels.csv`; `positive` the class that is
+    looked for, where its name does not tell; `seed` draws the splits of a data set that has none, by group.
+    Raises InputError for a data set of no such kind, or a table's row (named by its line) that is wrong.
     """
-    manifest = folder / "manifest.csv"
-    if not manifest.is_file():
-        raise InputError(f"{manifest}: no such file; a data set has a manifest.csv beside its images/")
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    tables = [labels] if labels else [folder / "manifest.csv", folder / "labels.csv"]
+    table = next((path for path in tables if path.is_file()), None)
+    if labels and table is None:
+        raise InputError(f"{labels}: no such file; it must be a CSV with a column {' or '.join(REFERENCES)}")
+    samples = _tabled(folder, table, positive) if table else _by_folder(folder, positive)
+    if not samples:
+        raise InputError(f"{table or folder}: no images")
+    undivided = [sample for sample in samples if not sample.split]
+    if undivided and len(undivided) < len(samples):
+        raise InputError(f"{table}: {len(undivided)} rows without a split; state it in all rows or in none")
+    if undivided:
+        samples = divide(samples, seed)
+    return [sample for sample in samples if split in (None, sample.split)]
+
+
+def divide(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
+    """The same samples with splits of 70, 15 and 15 %, alike in labels, drawn by whole groups.
+
+    Groups that have the same image, or near-duplicates of it, become one. Raises InputError for fewer than
+    20 groups or 20 images of a label.
+    """
+    discs = []
+    for sample in samples:
+        try:
+            discs.append(duplicates.disc(display(sample.path)))
+        except InputError:  # for the doctor to tell; a blank disc is like no other
+            discs.append(np.zeros((duplicates.SIDE, duplicates.SIDE), np.float32))
+    first_of: dict[str, int] = {}
+    of_group = [(first_of.setdefault(sample.group, index), index) for index, sample in enumerate(samples)]
+    joined = duplicates.clusters(len(samples), [*of_group, *duplicates.find(discs)])
+    labels = [sample.positive for sample in samples]
+    if min(len(set(joined)), *np.bincount(labels, minlength=2)) < TWENTIETHS:
+        raise InputError(
+            f"{sum(labels)} positive images of {len(labels)} in {len(set(joined))} groups are too few to "
+            f"draw splits from; state the splits, or have {TWENTIETHS} groups, positive and other images"
+        )
+    folds = StratifiedGroupKFold(TWENTIETHS, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+    divided = list(samples)
+    for number, (_, chosen) in enumerate(folds.split(labels, labels, joined)):  # type: ignore[no-untyped-call]
+        split = "val" if number < 3 else "test" if number < 6 else "train"
+        for index in chosen:
+            divided[index] = replace(samples[index], split=split, group=samples[joined[index]].group)
+    return divided
+
+
+def _tabled(folder: Path, table: Path, positive: str | None) -> list[Sample]:
+    """The samples of a table with the columns `image`, `file` or `sop_instance_uid`, and `label`."""
     regions = folder / "regions.json"
-    marked = json.loads(regions.read_text(encoding="utf-8")) if regions.is_file() else {}
-    samples: list[Sample] = []
-    split_of: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        missing = [column for column in ("image", "split", "fractured", "group") if not row.get(column)]
-        if missing:
-            raise InputError(f"{manifest}:{number}: no value for {', '.join(missing)}")
-        if row["split"] not in SPLITS or row["fractured"] not in ("0", "1"):
-            raise InputError(f"{manifest}:{number}: split must be one of {SPLITS}, fractured 0 or 1")
-        if split_of.setdefault(row["group"], row["split"]) != row["split"]:
-            raise InputError(f"{manifest}:{number}: group {row['group']} is in two splits")
-        if row["split"] == split:
-            left_top_width_height = tuple(tuple(mark["bbox"]) for mark in marked.get(row["image"], ()))
+    marks = json.loads(regions.read_text(encoding="utf-8")) if regions.is_file() else {}
+    by_uid: dict[str, Path] = {}
+    samples = []
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        for row in (reader := csv.DictReader(file)):
+            where = f"{table}:{reader.line_num}"
+            reference = next((name for name in REFERENCES if row.get(name)), None)
+            label = row.get("label") or row.get("fractured")
+            if reference is None or not label:
+                raise InputError(f"{where}: no value for {'label' if reference else ' or '.join(REFERENCES)}")
+            if row.get("split") and row["split"] not in SPLITS:
+                raise InputError(f"{where}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}")
+            if reference == "sop_instance_uid":
+                by_uid = by_uid or {
+                    str(_header(p).get("SOPInstanceUID")): p for p in _images(folder) if is_dicom(p)
+                }
+                path = by_uid.get(row[reference], folder / row[reference])
+            else:
+                path = folder / ("images" if reference == "image" else "") / row[reference]
+            if not path.is_file():
+                raise InputError(f"{where}: {reference} {row[reference]} is not in {folder}")
+            if not row.get("group") and not is_dicom(path):
+                raise InputError(f"{where}: no value for group; only of a DICOM file is the patient known")
+            sample = _sample(path, folder, row.get("split") or "", _is_positive(label, positive, where))
+            stated = {key: value for key, value in row.items() if key and key not in KNOWN}
             samples.append(
-                Sample(
-                    path=folder / "images" / row["image"],
-                    fractured=row["fractured"] == "1",
-                    group=row["group"],
-                    boxes=left_top_width_height,
+                replace(
+                    sample,
+                    group=row.get("group") or sample.group,
+                    marks=tuple(_mark(mark, regions) for mark in marks.get(row[reference], ())),
+                    traits={**sample.traits, **stated},
                 )
             )
     return samples
 
 
+def _by_folder(folder: Path, positive: str | None) -> list[Sample]:
+    """The samples of DIR/SPLIT/CLASS/... or DIR/CLASS/..."""
+    splits = [split for split in SPLITS if (folder / split).is_dir()]
+    samples = []
+    for split in splits or [""]:
+        for of_class in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
+            is_positive = _is_positive(of_class.name, positive, str(of_class))
+            samples += [_sample(path, folder, split, is_positive) for path in _images(of_class)]
+    if not samples:
+        raise InputError(
+            f"{folder}: not a data set; it must hold manifest.csv with images/, labels.csv with DICOM files, "
+            "or a folder of images for each class, with or without train/, val/ and test/ above them"
+        )
+    return samples
+
+
+def _images(folder: Path) -> list[Path]:
+    """The files under a folder that are images by their name, or DICOM whatever their name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if path.suffix.lower() in SUFFIXES or is_dicom(path)]
+
+
+def _is_positive(label: str, positive: str | None, where: str) -> bool:
+    """What a label or the name of a class means. Raises InputError where nobody says so."""
+    if positive is not None:
+        return label == positive
+    plain = " ".join(label.lower().replace("_", " ").replace("-", " ").split())
+    if plain not in POSITIVE | NEGATIVE:
+        raise InputError(
+            f"{where}: nobody says whether {label!r} is positive; name the positive class, or call the two "
+            "fractured and not fractured, or 1 and 0"
+        )
+    return plain in POSITIVE
+
+
+def _sample(path: Path, folder: Path, split: str, positive: bool) -> Sample:
+    """A sample and what its file says of itself: of a DICOM file its patient, as a digest, and its traits."""
+    if not is_dicom(path):
+        return Sample(path, split, positive, group=str(path.relative_to(folder)))
+    header = _header(path)
+    patient = str(header.get("PatientID") or path.relative_to(folder))
+    digest = hashlib.sha256(patient.encode()).hexdigest()[:16]
+    traits = {keyword: str(header[keyword].value) for keyword in TRAITS if keyword in header}
+    return Sample(path, split, positive, group=digest, traits=traits)
+
+
+def _header(path: Path) -> Dataset:
+    """What `_sample` needs of a DICOM file's header. Raises InputError."""
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns of odd values and quotes them; they may be the patient's.
+            warnings.simplefilter("ignore")
+            wanted = ["SOPInstanceUID", "PatientID", *TRAITS]
+            header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+            header.walk(lambda *_: None)  # a value is parsed, and may be wrong, when it is first looked at
+            return header
+    except decode.READ_ERRORS as error:
+        raise InputError(f"{path}: its DICOM header cannot be read ({type(error).__name__})") from error
+
+
+def _mark(mark: Mapping[str, Sequence[float]], regions: Path) -> Mark:
+    """One entry of `regions.json`: bbox [left, top, width, height] and, where drawn, polygon [x, y, ...]."""
+    try:
+        left, top, width, height = (float(value) for value in mark["bbox"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{regions}: {mark} must have bbox: [left, top, width, height]") from None
+    right, bottom = left + width, top + height
+    flat = mark.get("polygon") or (left, top, right, top, right, bottom, left, bottom)
+    return Mark(
+        box=(left, top, width, height),
+        polygon=tuple((float(x), float(y)) for x, y in zip(flat[::2], flat[1::2], strict=True)),
+    )
+
+
 def display(path: Path) -> NDArray[np.float32]:
-    """A JPEG or PNG through the pixel chain that serves: float32 (rows, columns), 0..1. Raises InputError."""
+    """A DICOM file, JPEG or PNG through the chain that serves: (rows, columns), 0..1. Raises InputError."""
+    if path.is_file() and is_dicom(path):
+        try:
+            return pixels.prepare(decode.read(path)).display
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     stored = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if stored is None:
         raise InputError(f"{path}: not an image that can be read")
     header = Dataset()
     header.PhotometricInterpretation = "MONOCHROME2"
-    decoded = Decoded(header=header, pixels=stored.astype(np.uint8), content_key="")
+    decoded = decode.Decoded(header=header, pixels=stored.astype(np.uint8), content_key="")
     return pixels.prepare(decoded).display
 
 

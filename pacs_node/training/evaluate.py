@@ -1,154 +1,220 @@
-"""What a model package is worth on a split, measured through the classifier that serves."""
+"""What a model package is worth on a set of images, measured through the classifier that serves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import track
-from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.errors import InputError
-from pacs_node.records import HeatMap
-from pacs_node.training import dataset
+from pacs_node.report import sc
+from pacs_node.training import dataset, localization, measures
+from pacs_node.training.dataset import Sample
+from pacs_node.training.measures import Array, Groups, Truth
+from pacs_node.training.metrics import Disturbance, Localization, Metrics
+from pacs_node.training.robustness import DISTURBANCES
 
-RESAMPLES = 2000
-
-
-class Figure(BaseModel):
-    """A measured figure with its 95 % confidence interval (percentile bootstrap, resampled by group)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-class Metrics(BaseModel):
-    """Figures of one split."""
-
-    model_config = ConfigDict(frozen=True)
-
-    split: str
-    images: int
-    fractured: int
-    groups: int
-    threshold: float
-    auc: Figure
-    sensitivity: Figure
-    specificity: Figure
-    brier: float
-    pointing: Figure | None
-    """Part of the images with marked fractures in which the map's peak lies in a marked box.
-
-    Zhang et al. 2016, arXiv 1608.00507, section 4.2, without tolerance.
-    """
-    pointing_by_chance: float | None
-    """The same for a point anywhere: the mean part of an image that the boxes cover."""
+BATCH = 8
+MOST_VALUES = 12
+"""A trait of more values is no trait but an identifier; where they are numbers, two halves are compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Figures of a split and what they were made from."""
+    """The figures of a set of images, and the answers behind them, in the order of the samples."""
 
     metrics: Metrics
-    labels: NDArray[np.bool_]
-    probabilities: NDArray[np.float64]
+    samples: Sequence[Sample]
+    labels: Truth
+    probabilities: Array
 
 
-def evaluate(classifier: Classifier, data: Path, split: str, console: Console) -> Evaluation:
-    """Measure on one split. Raises InputError where it is empty or has images of one label only."""
-    samples = dataset.load(data, split)
-    labels = np.array([sample.fractured for sample in samples], bool)
-    if labels.all() or not labels.any():
-        raise InputError(f"{data}: the {split} split must have fractured and other images")
-    probabilities = np.empty(len(samples))
-    hits, chances, of_group = [], [], []
-    for index, sample in track(
-        list(enumerate(samples)), f"evaluate {split}", console=console, transient=True
-    ):
-        display = dataset.display(sample.path)
-        prediction = classifier.predict([display])[0]
-        probabilities[index] = prediction.probability
-        if sample.boxes:
-            hits.append(peak_is_inside(prediction.heat_map, display.shape, sample.boxes))
-            chances.append(covered(display.shape, sample.boxes))
-            of_group.append(sample.group)
-    groups = np.array([sample.group for sample in samples])
-    threshold = classifier.identity.threshold
-    positive = probabilities >= threshold
-    metrics = Metrics(
-        split=split,
-        images=len(samples),
-        fractured=int(labels.sum()),
-        groups=len(set(groups)),
-        threshold=threshold,
-        auc=bootstrap(lambda w: roc_auc_score(labels, probabilities, sample_weight=w), groups, labels),
-        sensitivity=bootstrap(lambda w: _mean(positive, w * labels), groups, labels),
-        specificity=bootstrap(lambda w: _mean(~positive, w * ~labels), groups, labels),
-        brier=round(float(brier_score_loss(labels, probabilities)), 4),
-        pointing=bootstrap(lambda w: _mean(np.array(hits), w), np.array(of_group)) if hits else None,
-        pointing_by_chance=round(float(np.mean(chances)), 4) if chances else None,
-    )
-    return Evaluation(metrics=metrics, labels=labels, probabilities=probabilities)
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """An image that shows what the model is good or bad at."""
+
+    kind: str
+    """A cell of the confusion matrix, such as "false negative"."""
+    sample: Sample
+    probability: float
+    picture: NDArray[np.uint8]
+    """RGB (rows, columns, 3): the heat map as in the Secondary Capture, and the marks outlined in white."""
 
 
-def bootstrap(
-    measure: Callable[[NDArray[np.float64]], float],
-    groups: NDArray[np.str_],
-    labels: NDArray[np.bool_] | None = None,
-    seed: int = 0,
-) -> Figure:
-    """A measure of weighted samples with its 95 % interval over `RESAMPLES` draws of whole groups.
+def evaluate(
+    classifier: Classifier, samples: Sequence[Sample], name: str, console: Console, robustness: int = 0
+) -> Evaluation:
+    """Measure on a set of images, called `name`; `robustness` of them, drawn at random, also disturbed.
 
-    `measure` takes one weight per sample. Draws without both of the `labels` are left out.
+    Raises InputError where images of one of the labels are missing or where one cannot be read.
     """
-    _, of_sample = np.unique(groups, return_inverse=True)
-    count = int(of_sample.max()) + 1
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(rng.integers(0, count, count), minlength=count)[of_sample].astype(np.float64)
-        if labels is None or (weights[labels].any() and weights[~labels].any()):
-            drawn.append(measure(weights))
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    value = measure(np.ones(len(groups)))
-    return Figure(value=round(float(value), 4), low=round(float(low), 4), high=round(float(high), 4))
-
-
-def peak_is_inside(
-    heat_map: HeatMap, shape: tuple[int, ...], boxes: Sequence[tuple[float, float, float, float]]
-) -> bool:
-    """Whether the map's peak in an image of `shape` (rows, columns) lies in a box; never if all is 0."""
-    rows, columns = shape
-    over = heat_map.at_size(rows, columns, (rows, columns))
-    row, column = divmod(int(over.argmax()), columns)
-    x, y = column + 0.5, row + 0.5
-    return bool(over[row, column] > 0) and any(
-        left <= x <= left + width and top <= y <= top + height for left, top, width, height in boxes
+    labels = np.array([sample.positive for sample in samples], bool)
+    if not labels.any() or labels.all():
+        raise InputError(
+            f"{name}: {len(samples)} images, {labels.sum()} of them positive; both must be there"
+        )
+    groups = np.array([sample.group for sample in samples])
+    probabilities = np.empty(len(samples))
+    met: dict[int, dict[str, float]] = {}
+    for start, images in _batches(samples, f"evaluate {name}", console):
+        predictions = classifier.predict(images)
+        for index, (image, prediction) in enumerate(zip(images, predictions, strict=True), start):
+            probabilities[index] = prediction.probability
+            if labels[index] and samples[index].marks:
+                met[index] = localization.meet(prediction.heat_map, image.shape, samples[index].marks)
+    identity, threshold = classifier.identity, classifier.identity.threshold
+    overall = measures.bootstrap(
+        lambda w: {
+            **measures.ranking(labels, probabilities, w),
+            **measures.calibration(labels, probabilities, w),
+        },
+        groups,
+    )
+    return Evaluation(
+        metrics=Metrics(
+            name=name,
+            model=identity.id,
+            model_sha256=identity.sha256,
+            images=len(samples),
+            positives=int(labels.sum()),
+            groups=len(set(groups)),
+            **{key: estimate for key, estimate in overall.items() if estimate is not None},
+            operation=measures.operation(labels, probabilities, groups, threshold),
+            thresholds=tuple(
+                measures.operation(labels, probabilities, groups, t) for t in measures.THRESHOLDS
+            ),
+            bins=measures.reliability(labels, probabilities, groups),
+            subgroups=tuple(
+                measures.subgroup(*trait, labels, probabilities, groups, threshold)
+                for trait in _traits(samples, labels, met)
+            ),
+            localization=_localization(met, groups),
+            disturbances=_disturbances(classifier, samples, probabilities, robustness, console),
+        ),
+        samples=samples,
+        labels=labels,
+        probabilities=probabilities,
     )
 
 
-def covered(shape: tuple[int, ...], boxes: Sequence[tuple[float, float, float, float]]) -> float:
-    """The part of an image of `shape` (rows, columns) whose pixel centres lie in a box."""
-    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    inside = np.zeros(shape, bool)
-    for left, top, width, height in boxes:
-        inside |= (left <= x) & (x <= left + width) & (top <= y) & (y <= top + height)
-    return float(inside.mean())
+def examples(classifier: Classifier, evaluation: Evaluation, each: int = 4) -> list[Example]:
+    """The most certain right and wrong answers, `each` of every cell of the confusion matrix."""
+    labels, probabilities = evaluation.labels, evaluation.probabilities
+    called = probabilities >= classifier.identity.threshold
+    order = np.argsort(-probabilities, kind="stable")
+    found = []
+    for kind, cell, by_certainty in (
+        ("false negative", labels & ~called, order[::-1]),
+        ("false positive", ~labels & called, order),
+        ("true positive", labels & called, order),
+        ("true negative", ~labels & ~called, order[::-1]),
+    ):
+        for index in [number for number in by_certainty if cell[number]][:each]:
+            sample = evaluation.samples[index]
+            found.append(Example(kind, sample, float(probabilities[index]), _picture(classifier, sample)))
+    return found
 
 
-def _mean(hit: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
-    """The weighted part of hits."""
-    total = weights.sum()
-    return float((hit * weights).sum() / total) if total else 0.0
+def _picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> NDArray[np.uint8]:
+    display = dataset.display(sample.path)
+    (prediction,) = classifier.predict([display])
+    rows, columns = display.shape
+    scale = long_side / max(rows, columns)
+    shape = max(1, round(rows * scale)), max(1, round(columns * scale))
+    gray = cv2.resize(display, shape[::-1], interpolation=cv2.INTER_AREA)
+    heat = prediction.heat_map.at_size(rows, columns, shape)
+    heat = heat * min(1.0, prediction.probability / classifier.identity.threshold)
+    picture = sc.blend(*((layer * 255).round().astype(np.uint8) for layer in (gray, heat)))
+    for mark in sample.marks:
+        outline = np.round((np.asarray(mark.polygon) * scale - 0.5) * 16).astype(np.int32)
+        cv2.polylines(picture, [outline], True, (255, 255, 255), 1, cv2.LINE_AA, shift=4)
+    return picture
+
+
+def _batches(
+    samples: Sequence[Sample], title: str, console: Console
+) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+    """Display images, a few at a time, with the number of the first."""
+    for start in track(range(0, len(samples), BATCH), title, console=console, transient=True):
+        yield start, [dataset.display(sample.path) for sample in samples[start : start + BATCH]]
+
+
+def _traits(
+    samples: Sequence[Sample], labels: Truth, met: dict[int, dict[str, float]]
+) -> Iterator[tuple[str, str, Truth]]:
+    """The subgroups: trait, value, and who belongs to it."""
+    for trait in dict.fromkeys(name for sample in samples for name in sample.traits):
+        values = np.array([sample.traits.get(trait, "") for sample in samples])
+        different = sorted(set(values))
+        if len(different) > 2 and all(value.replace(".", "", 1).isdigit() for value in different):
+            numbers = values.astype(np.float64)
+            lower = numbers <= np.median(numbers)
+            lower = numbers < numbers.max() if lower.all() else lower
+            yield trait, f"up to {numbers[lower].max():g}", lower
+            yield trait, f"over {numbers[lower].max():g}", ~lower
+        elif 1 < len(different) <= MOST_VALUES:
+            yield from ((trait, value or "not stated", values == value) for value in different)
+    marked = np.array(sorted(met))
+    if len(marked):
+        # Of the mark alone there is no negative image: each third is set against all of them.
+        order = np.argsort([met[index]["chance"] for index in marked], kind="stable")
+        for part, chosen in zip(("small", "medium", "large"), np.array_split(order, 3), strict=True):
+            member = ~labels
+            member[marked[chosen]] = True
+            yield "marked area", f"{part}, and all negatives", member
+
+
+def _localization(met: dict[int, dict[str, float]], groups: Groups) -> Localization | None:
+    if not met:
+        return None
+    values = {name: np.array([one[name] for one in met.values()]) for name in next(iter(met.values()))}
+    return Localization(images=len(met), **measures.means(values, groups[list(met)]))
+
+
+def _disturbances(
+    classifier: Classifier,
+    samples: Sequence[Sample],
+    probabilities: Array,
+    count: int,
+    console: Console,
+) -> tuple[Disturbance, ...]:
+    """The same `count` images, drawn once, in each way; changes are against the undisturbed image."""
+    drawn = np.sort(np.random.default_rng(0).permutation(len(samples))[:count])
+    chosen = [samples[index] for index in drawn]
+    if not chosen:
+        return ()
+    whole = probabilities[drawn]
+    answers = {"none": whole, **{name: np.empty(len(chosen)) for name in DISTURBANCES}}
+    for start, images in _batches(chosen, "disturb", console):
+        for name, disturb in DISTURBANCES.items():
+            predictions = classifier.predict([disturb(image) for image in images])
+            answers[name][start : start + len(images)] = [p.probability for p in predictions]
+    labels = np.array([sample.positive for sample in chosen])
+    groups = np.array([sample.group for sample in chosen])
+    threshold = classifier.identity.threshold
+    found = []
+    for name, disturbed in answers.items():
+        rate, usual = ((scores >= threshold).astype(np.float64) for scores in (disturbed, whole))
+        ranks = measures.bootstrap(partial(_auc_change, labels, whole, disturbed), groups)
+        rest = measures.means(
+            {
+                "positive_rate": rate,
+                "positive_rate_change": rate - usual,
+                "probability_change": np.abs(disturbed - whole),
+            },
+            groups,
+        )
+        found.append(Disturbance(name=name, images=len(chosen), **ranks, **rest))
+    return tuple(found)
+
+
+def _auc_change(labels: Truth, before: Array, after: Array, weights: Array) -> dict[str, Array]:
+    auc = measures.ranking(labels, after, weights)["auc"]
+    return {"auc": auc, "auc_change": auc - measures.ranking(labels, before, weights)["auc"]}

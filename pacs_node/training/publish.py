@@ -1,32 +1,35 @@
-"""From a run's weights to a model package: calibration, threshold, `model.toml`."""
+"""From the best weights of a run, or of several, to a model package: calibration, threshold, `model.toml`."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
 from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.classifier import Classifier
 from pacs_node.analyze.package import (
     MANIFEST,
     WEIGHTS,
     Calibration,
     Concept,
     HeatMapGrid,
-    Input,
     Manifest,
-    Provenance,
+    Member,
+    as_toml,
+    load,
 )
+from pacs_node.errors import InputError
 from pacs_node.training import dataset
-from pacs_node.training.train import Options, margins
+from pacs_node.training import recipe as recipes
+from pacs_node.training.dataset import Sample
+from pacs_node.training.recipe import BEST, Recipe
 
 FRACTURE = Concept(
     value="125605004",
@@ -38,42 +41,59 @@ FRACTURE = Concept(
 )
 
 
-def publish(
-    data: Path, weights: Path, out: Path, name: str, version: str, options: Options, provenance: Provenance
-) -> Manifest:
-    """Write the package `out`, whose folder name becomes its id. Raises InputError for a bad data set.
+def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: Recipe) -> Manifest:
+    """Write the package `out`, whose folder name becomes its id, of the best weights of one run or several.
 
-    Nothing here sees the test split: calibration and threshold come from the validation split.
+    Nothing here sees the test split: calibration and threshold come from the validation split, by the
+    classifier that serves. Raises InputError for a bad image or a run without weights.
     """
-    architecture = ARCHITECTURES[options.architecture]
-    network = architecture.build()
-    network.load_state_dict(load_file(weights))
-    samples = dataset.load(data, "val")
-    inputs = dataset.network_inputs(samples, options.input_size, options.stretch)
-    labels = np.array([sample.fractured for sample in samples])
-    margin = margins(network, inputs, torch.device("cpu"))
+    out.mkdir(parents=True, exist_ok=True)
+    members = [_member(run, out, len(runs) > 1) for run in runs]
+    uncalibrated = Manifest(
+        **members[0].model_dump(),
+        id=out.name,
+        name=recipe.name,
+        version=recipe.version,
+        labels=("not fractured", "fractured"),
+        threshold=0.5,
+        input=recipe.input,
+        calibration=Calibration(slope=1, intercept=0),
+        finding=FRACTURE,
+        provenance=recipe.provenance,
+        members=tuple(members[1:]),
+    )
+    (out / MANIFEST).write_text(as_toml(uncalibrated), encoding="utf-8")
+    classifier = Classifier(load(out))
+    validation = [sample for sample in samples if sample.split == "val"]
+    predictions = (classifier.predict([dataset.display(sample.path)])[0] for sample in validation)
+    margin = np.array([prediction.margin for prediction in predictions])
+    labels = np.array([sample.positive for sample in validation])
     calibration = calibrate(margin, labels)
     probabilities = 1 / (1 + np.exp(-(calibration.slope * margin + calibration.intercept)))
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, out / WEIGHTS)
-    manifest = Manifest(
-        id=out.name,
-        name=name,
-        version=version,
-        architecture=options.architecture,
-        labels=("not fractured", "fractured"),
-        threshold=operating_point(probabilities, labels),
-        weights_sha256=hashlib.sha256((out / WEIGHTS).read_bytes()).hexdigest(),
-        input=Input(size=options.input_size, stretch=options.stretch),
-        calibration=calibration,
-        heat_map=HeatMapGrid(
-            layer=architecture.layer, stride=architecture.stride, origin=architecture.origin
-        ),
-        finding=FRACTURE,
-        provenance=provenance,
+    manifest = uncalibrated.model_copy(
+        update={"calibration": calibration, "threshold": operating_point(probabilities, labels)}
     )
     (out / MANIFEST).write_text(as_toml(manifest), encoding="utf-8")
     return manifest
+
+
+def _member(run: Path, out: Path, several: bool) -> Member:
+    """Copy a run's best weights into the package."""
+    best = run / BEST
+    if not best.is_file():
+        raise InputError(f"{best}: no such file; this run has no weights yet")
+    trained = recipes.recorded(run)
+    name = f"{run.name}.safetensors" if several else WEIGHTS
+    shutil.copyfile(best, out / name)
+    architecture = ARCHITECTURES[trained.network.architecture]
+    return Member(
+        architecture=trained.network.architecture,
+        weights=name,
+        weights_sha256=hashlib.sha256(best.read_bytes()).hexdigest(),
+        heat_map=HeatMapGrid(
+            layer=architecture.layer, stride=architecture.stride, origin=architecture.origin
+        ),
+    )
 
 
 def calibrate(margin: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
@@ -88,16 +108,3 @@ def operating_point(probabilities: NDArray[np.float64], labels: NDArray[np.bool_
     # The first threshold of a ROC curve is infinite.
     best = 1 + int(np.argmax((true_positive_rate - false_positive_rate)[1:]))
     return float(np.floor(thresholds[best] * 1e4) / 1e4)
-
-
-def as_toml(manifest: Manifest) -> str:
-    """`model.toml` of a manifest: plain keys first, then one table for each group."""
-    lines, tables = [], []
-    for key, value in manifest.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            # The strings, numbers and lists of JSON are TOML's.
-            entries = [f"{name} = {json.dumps(entry, ensure_ascii=False)}" for name, entry in value.items()]
-            tables.append("\n".join(["", f"[{key}]", *entries]))
-        else:
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-    return "\n".join([*lines, *tables]) + "\n"

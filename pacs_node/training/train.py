@@ -1,206 +1,208 @@
-"""From a data set and ImageNet weights to the weights of the best epoch. Reads from top to bottom."""
+"""From a data set and a recipe to the weights of the best epoch. Reads from top to bottom."""
 
 from __future__ import annotations
 
 import csv
-import json
+import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
 
-from pacs_node.analyze.architectures import ARCHITECTURES
-from pacs_node.errors import ModelError
-from pacs_node.training import dataset
+from pacs_node.analyze.architectures import ARCHITECTURES, ActivationMap
+from pacs_node.errors import ConfigError
+from pacs_node.training import augment, losses, pretrained
+from pacs_node.training import recipe as recipes
+from pacs_node.training.augment import Square
+from pacs_node.training.batches import Views
+from pacs_node.training.dataset import Sample
+from pacs_node.training.recipe import BEST, Optimization, Recipe
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run depends on, besides its data."""
-
-    architecture: str = "squeezenet1_0"
-    input_size: int = 256
-    stretch: tuple[float, float] = (1.0, 99.0)
-    """Percentiles of the letterboxed image that become 0 and 1."""
-    epochs: int = 16
-    batch: int = 32
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    """Part of all steps in which the learning rate rises; it falls as a cosine afterwards."""
-    average: float = 0.99
-    """Decay of the exponential moving average of the weights, which is what is evaluated and kept."""
-    rotation: float = 20.0
-    """Augmentation: largest rotation in degrees."""
-    scale: float = 0.15
-    """Augmentation: largest change of size, as part of it."""
-    shift: float = 0.06
-    """Augmentation: largest shift, as part of the input size."""
-    gamma: float = 0.3
-    """Augmentation: largest natural logarithm of the exponent laid on the brightness."""
-    seed: int = 1
-    threads: int = 2
+CHECKPOINT = "checkpoint.pt"
+LARGEST_GRADIENT = 5.0
+"""Longer ones are cut to this norm."""
 
 
-def train(data: Path, pretrained: Path, run: Path, options: Options, console: Console) -> Path:
+def train(
+    samples: Sequence[Sample], recipe: Recipe, run: Path, console: Console, network: nn.Module | None = None
+) -> Path:
     """Train and keep the epoch of the best AUC on the validation split; gives the path of its weights.
 
-    `pretrained` are weights of the same architecture as safetensors; see `initialize`. `run` receives
-    `best.safetensors` (rewritten at each better epoch), `log.csv` and `options.json`, so that an interrupted
-    run has its best model. Raises InputError for a bad data set, ModelError where `pretrained` does not fit.
+    `run` receives `best.safetensors`, `log.csv`, `recipe.json`, TensorBoard's events, and after each epoch a
+    checkpoint from which the same call goes on, to the same weights as without a break. `network` replaces
+    the recipe's, for studies of its shape. Raises ConfigError where the run was begun with another recipe,
+    InputError for an image that cannot be read, ModelError where the first weights do not fit.
     """
+    options = recipe.optimization
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    rng = np.random.default_rng(options.seed)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
-
-    splits = {}
-    for split in ("train", "val"):
-        samples = dataset.load(data, split)
-        inputs = dataset.network_inputs(samples, options.input_size, options.stretch)
-        splits[split] = inputs, np.array([sample.fractured for sample in samples], np.int64)
-        console.print(f"{split}: {len(samples)} images, {int(splits[split][1].sum())} fractured")
-    inputs, labels = splits["train"]
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = ARCHITECTURES[options.architecture].build()
-    initialize(network, pretrained)
-    # A folded ImageNet filter bank is as good for bones, and its gradient is a third of a step's time.
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    first.requires_grad_(False)
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    run.mkdir(parents=True, exist_ok=True)
+    recipes.record(run, recipe)
+
+    squares = {split: _squares(samples, split, recipe, console) for split in ("train", "val")}
+    network = network or ARCHITECTURES[recipe.network.architecture].build()
+    if options.localization and not isinstance(network, ActivationMap):
+        raise ConfigError("optimization.localization: this architecture has no map of evidence to train")
+    if recipe.network.pretrained:
+        pretrained.initialize(network, recipe.network.pretrained)
+    for module in network.modules():
+        if recipe.network.dropout is not None and isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = recipe.network.dropout
     network.to(device).to(memory_format=torch.channels_last)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.average))  # type: ignore[no-untyped-call]
-    frequency = np.bincount(labels, minlength=2) / len(labels)
-    loss_of = nn.CrossEntropyLoss(weight=torch.tensor(0.5 / frequency, dtype=torch.float32, device=device))
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=options.learning_rate,
-        weight_decay=options.weight_decay,
-    )
-    steps = options.epochs * (len(inputs) // options.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=steps, pct_start=options.warmup
-    )
+    views = Views(squares["train"], recipe)
+    weights = views.class_weights.to(device)
+    per_epoch = len(views.order(0)) // options.batch
+    optimizer = _optimizer(network, options)
+    schedule = _schedule(optimizer, options, per_epoch * options.epochs)
 
-    best = 0.0
-    with (run / "log.csv").open("w", newline="", encoding="utf-8", buffering=1) as file:
-        log = csv.writer(file)
-        log.writerow(["epoch", "loss", "val_auc", "seconds"])
-        for epoch in range(1, options.epochs + 1):
+    first, best, waited = 1, 0.0, 0
+    if (run / CHECKPOINT).is_file():
+        state = torch.load(run / CHECKPOINT, map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first, best, waited = state["epoch"] + 1, state["best"], state["waited"]
+        console.print(f"going on after epoch {state['epoch']}")
+
+    with SummaryWriter(run, purge_step=first) as board:
+        for epoch in range(first, options.epochs + 1):
+            if options.patience and waited >= options.patience:
+                console.print(f"stopped: no better AUC in {waited} epochs")
+                break
             started = time.monotonic()
+            # From the epoch alone, so that a resumed run draws what an uninterrupted one does.
+            torch.manual_seed(options.seed * 1_000_003 + epoch)
             network.train()
-            losses = []
-            batches = _batches(inputs, labels, options, rng)
-            for images, targets in track(
-                batches, f"epoch {epoch}", total=len(inputs) // options.batch, console=console, transient=True
+            history: list[float] = []
+            right = seen = 0
+            for batch in track(
+                views.batches(epoch, device),
+                f"epoch {epoch}",
+                total=per_epoch,
+                console=console,
+                transient=True,
             ):
-                with torch.autocast(device.type, torch.bfloat16):
-                    logits = network(images.to(device, memory_format=torch.channels_last))
-                loss = loss_of(logits.float(), targets.to(device))
+                images, labels, marks = (part.to(device, non_blocking=True) for part in batch)
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    loss, logits = losses.of_batch(network, images, labels, marks, options, weights)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
                 optimizer.step()
                 schedule.step()
                 averaged.update_parameters(network)
-                losses.append(loss.item())
-            margin = margins(averaged.module, splits["val"][0], device)
-            auc = float(roc_auc_score(splits["val"][1], margin))
-            seconds = time.monotonic() - started
-            log.writerow([epoch, f"{np.mean(losses):.4f}", f"{auc:.4f}", f"{seconds:.0f}"])
-            console.print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}, {seconds:.0f} s")
-            if auc > best:
-                best = auc
-                save_file(_plain(averaged.module), run / "best.safetensors")
-    return run / "best.safetensors"
-
-
-def initialize(network: nn.Module, pretrained: Path) -> None:
-    """Fill an untrained one-channel network with the weights of a model package or with RGB ones.
-
-    Of a package, all is taken over. Of ImageNet weights the head is not: it stays untrained, and the first
-    convolution takes over the ImageNet normalization and adds its three input channels up, so that it answers
-    to a gray image x in 0..1 as the RGB network does to (x, x, x) normalized; exact, as it has no padding.
-    Raises ModelError where the file does not fit.
-    """
-    state = load_file(pretrained)
-    own = network.state_dict()
-    if {key: value.shape for key, value in state.items()} == {k: value.shape for k, value in own.items()}:
-        network.load_state_dict(state)
-        return
-    name, first = next((name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    if any(first.padding):
-        raise ModelError(
-            f"{name} pads its input: the ImageNet normalization cannot be folded into it exactly"
-        )
-    weight, bias = f"{name}.weight", f"{name}.bias"
-    std, mean = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_STD, IMAGENET_MEAN))
-    try:
-        state[bias] = state[bias] - (state[weight] * mean / std).sum(dim=(1, 2, 3))
-        state[weight] = (state[weight] / std).sum(dim=1, keepdim=True)
-        head = {key for key in own if key.startswith("classifier.")}
-        missing, unexpected = network.load_state_dict(
-            {key: value for key, value in state.items() if not key.startswith("classifier.")}, strict=False
-        )
-    except (KeyError, RuntimeError) as error:
-        raise ModelError(f"{pretrained}: not weights of this architecture for RGB images: {error}") from None
-    if unexpected or set(missing) != head:
-        raise ModelError(f"{pretrained}: not weights of this architecture; {unexpected} is not in it")
+                history.append(loss.item())
+                right += int((logits.argmax(1) == labels).sum())
+                seen += len(labels)
+            margin = margins(averaged.module, map(_input, squares["val"]), device)
+            truth = np.array([square.positive for square in squares["val"]])
+            figures: dict[str, float] = {
+                "loss": float(np.mean(history)),
+                "accuracy": right / seen,
+                "val_accuracy": float(((margin > 0) == truth).mean()),
+                "val_auc": float(roc_auc_score(truth, margin)),
+                "learning_rate": float(schedule.get_last_lr()[0]),
+                "seconds": time.monotonic() - started,
+            }
+            _record(run / "log.csv", board, epoch, figures)
+            console.print(f"epoch {epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+            waited += 1
+            if figures["val_auc"] > best:
+                best, waited = figures["val_auc"], 0
+                save_file(_plain(averaged.module), run / BEST)
+            state = {
+                "network": network.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+                "best": best,
+                "waited": waited,
+            }
+            torch.save(state, run / f"{CHECKPOINT}.part")
+            (run / f"{CHECKPOINT}.part").replace(run / CHECKPOINT)
+    return run / BEST
 
 
 def margins(
-    network: nn.Module, inputs: NDArray[np.float32], device: torch.device, batch: int = 32
+    network: nn.Module, inputs: Iterable[NDArray[np.float32]], device: torch.device, batch: int = 16
 ) -> NDArray[np.float64]:
-    """The logit of fractured minus that of not fractured, for inputs (n, size, size): (n,)."""
+    """The logit of positive minus that of negative, for inputs (size, size) of 0..1: (n,)."""
     network.eval()
     found = []
+    remaining = iter(inputs)
     with torch.inference_mode():
-        for start in range(0, len(inputs), batch):
-            images = torch.from_numpy(inputs[start : start + batch, None]).to(device)
-            logits = network(images.contiguous(memory_format=torch.channels_last)).double().cpu().numpy()
-            found.append(logits[:, 1] - logits[:, 0])
+        while some := list(itertools.islice(remaining, batch)):
+            images = torch.from_numpy(np.stack(some)[:, None]).to(device)
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+            found.append((logits[:, 1] - logits[:, 0]).double().cpu().numpy())
     return np.concatenate(found)
 
 
-def augment(image: NDArray[np.float32], options: Options, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A mirrored, turned, resized, shifted, brighter or darker copy of a network input, 0..1."""
-    size = image.shape[0]
-    scale = np.exp(rng.uniform(-options.scale, options.scale))
-    angle = rng.uniform(-options.rotation, options.rotation)
-    centre = (size - 1) / 2
-    matrix = cv2.getRotationMatrix2D((centre, centre), float(angle), float(scale))
-    matrix[:, 2] += rng.uniform(-options.shift, options.shift, 2) * size
-    for axis in (0, 1):
-        if rng.random() < 0.5:
-            matrix[axis] = -matrix[axis]
-            matrix[axis, 2] += size - 1
-    moved = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    return np.power(moved, np.float32(np.exp(rng.uniform(-options.gamma, options.gamma))))
+def _squares(samples: Sequence[Sample], split: str, recipe: Recipe, console: Console) -> list[Square]:
+    """The images of a split, decoded once."""
+    size, stretch = recipe.input.size, recipe.input.stretch
+    chosen = [sample for sample in samples if sample.split == split]
+    with ThreadPoolExecutor(recipe.optimization.threads) as pool:
+        decoded = pool.map(lambda sample: augment.square(sample, size, stretch), chosen)
+        squares = list(track(decoded, f"reading {split}", total=len(chosen), console=console, transient=True))
+    console.print(f"{split}: {len(squares)} images, {sum(square.positive for square in squares)} positive")
+    return squares
 
 
-def _batches(
-    inputs: NDArray[np.float32], labels: NDArray[np.int64], options: Options, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: augmented images (batch, 1, size, size) and their labels, without the last, odd batch."""
-    order = rng.permutation(len(inputs))
-    for start in range(0, len(order) - options.batch + 1, options.batch):
-        chosen = order[start : start + options.batch]
-        images = np.stack([augment(inputs[index], options, rng) for index in chosen])
-        yield torch.from_numpy(images[:, None]), torch.from_numpy(labels[chosen])
+def _input(square: Square) -> NDArray[np.float32]:
+    return square.image.astype(np.float32) / np.float32(255)
+
+
+def _optimizer(network: nn.Module, options: Optimization) -> torch.optim.Optimizer:
+    parameters = list(network.parameters())
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, options.learning_rate, momentum=0.9, weight_decay=options.l2)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, options.learning_rate, weight_decay=options.l2)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, options: Optimization, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    schedulers = torch.optim.lr_scheduler
+    match options.schedule:
+        case "one-cycle":
+            return schedulers.OneCycleLR(optimizer, options.learning_rate, total_steps=steps, pct_start=0.1)
+        case "cosine":
+            return schedulers.CosineAnnealingLR(optimizer, steps)
+        case "step":
+            return schedulers.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+        case "constant":
+            return schedulers.ConstantLR(optimizer, factor=1)
+
+
+def _record(path: Path, board: SummaryWriter, epoch: int, figures: dict[str, float]) -> None:
+    """One epoch's figures into the log and onto TensorBoard."""
+    begun = path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        log = csv.writer(file)
+        if not begun:
+            log.writerow(["epoch", *figures])
+        log.writerow([epoch, *(f"{value:.6g}" for value in figures.values())])
+    for name, value in figures.items():
+        board.add_scalar(name, value, epoch)
 
 
 def _plain(network: nn.Module) -> dict[str, Tensor]:

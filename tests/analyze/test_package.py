@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from pacs_node.analyze import package
 from pacs_node.analyze.architectures import ARCHITECTURES
 from pacs_node.errors import ModelError
-from pacs_node.training.publish import FRACTURE, as_toml
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "models").glob("*/model.toml"))
 
@@ -27,16 +29,23 @@ def folder(tmp_path: Path) -> Path:
         name='Random "quoted" Größe',
         version="0",
         architecture="squeezenet1_0",
-        labels=("not fractured", "fractured"),
+        labels=("no pneumothorax", "pneumothorax"),
         threshold=0.25,
         weights_sha256=hashlib.sha256((tmp_path / package.WEIGHTS).read_bytes()).hexdigest(),
         input=package.Input(size=128, stretch=(1, 99)),
         calibration=package.Calibration(slope=1.5, intercept=-1e-06),
         heat_map=package.HeatMapGrid(layer="features.12", stride=16, origin=17.5),
-        finding=FRACTURE,
+        finding=package.Concept(
+            value="36118008",
+            scheme="SCT",
+            meaning="Pneumothorax",
+            positive="Pneumothorax suspected",
+            negative="no pneumothorax suspected",
+            caveat="This does not exclude a pneumothorax.",
+        ),
         provenance=package.Provenance(data="none", data_license="none", citation="none", pretrained="none"),
     )
-    (tmp_path / package.MANIFEST).write_text(as_toml(manifest), encoding="utf-8")
+    (tmp_path / package.MANIFEST).write_text(package.as_toml(manifest), encoding="utf-8")
     return tmp_path
 
 
@@ -53,9 +62,11 @@ def test_a_written_package_is_read_back(folder: Path) -> None:
     assert loaded.manifest.name == 'Random "quoted" Größe'
     assert loaded.manifest.calibration.intercept == -1e-06
     assert loaded.identity.threshold == 0.25
-    assert loaded.identity.finding.meaning == "Fracture of bone"
-    assert not loaded.network.training
-    assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
+    assert loaded.identity.finding.meaning == "Pneumothorax"
+    (network,) = loaded.networks
+    assert isinstance(network, nn.Module)
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 @pytest.mark.parametrize(
@@ -65,11 +76,16 @@ def test_a_written_package_is_read_back(folder: Path) -> None:
         ("threshold = 0.25", 'threshold = 0.25\ncolour = "red"', "colour"),
         ("threshold = 0.25", "", "threshold"),
         ("size = 128", "size = 128\nmean = 0.4", r"input\.mean"),
+        ("size = 128", "size = 128\nmean = [0.4]", "one value for each channel"),
         ("[1.0, 99.0]", "[99.0, 1.0]", "percentiles"),
-        ("squeezenet1_0", "resnet", "known: squeezenet1_0"),
+        ("squeezenet1_0", "resnet", "known: .*squeezenet1_0.*, onnx"),
         ("origin = 17.5", "origin = 8.0", "17.5"),
         ("features.12", "features.11", r"features\.12"),
-        ('"not fractured", "fractured"', '"fractured", "not fractured"', "labels"),
+        ('["no pneumothorax", "pneumothorax"]', '["pneumothorax"]', "labels"),
+        ('value = "36118008"', 'value = "a code of more than sixteen"', r"finding\.value"),
+        ("size = 128", "size = 128\nmirror = 3", r"input\.mirror"),
+        ("size = 128", "size = 128\nmean = [0.5]\nstd = [0.5]", r"input\.mean: is for onnx"),
+        ('architecture = "squeezenet1_0"', 'architecture = "squeezenet1_0"\nweights = "../a"', "weights"),
         ("[input]", "[input", "not valid TOML"),
     ],
 )
@@ -112,12 +128,23 @@ def test_a_missing_file_is_named(name: str, folder: Path) -> None:
         ("slope = 1.5", "slope = 1.6", False),
         ("threshold = 0.25", "threshold = 0.26", False),
         ("size = 128", "size = 129", False),
+        ("size = 128", "size = 128\nmirror = true", False),
+        ("size = 128", "size = 128\nmirror = false", True),
     ],
 )
 def test_the_identity_covers_what_changes_answers(old: str, new: str, same: bool, folder: Path) -> None:
     before = package.load(folder).identity.sha256
     edit(folder, old, new)
     assert (package.load(folder).identity.sha256 == before) is same
+
+
+def test_the_identity_is_that_of_what_is_written(folder: Path) -> None:
+    """Keys that came later and are not used leave it as it was, so that no stored finding is made again."""
+    written = tomllib.loads((folder / package.MANIFEST).read_text(encoding="utf-8"))
+    for key in ("id", "name", "version", "provenance"):
+        del written[key]
+    digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+    assert package.load(folder).identity.sha256 == digest
 
 
 @pytest.mark.parametrize("manifest", SHIPPED, ids=lambda path: path.parent.name)

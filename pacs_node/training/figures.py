@@ -1,0 +1,150 @@
+"""The curves of an evaluation, several sets of images side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from pacs_node.training.evaluate import Evaluation
+from pacs_node.training.metrics import Estimate
+
+COLOURS = ("#1f5fa8", "#c4501b", "#3f8f4f", "#7d4fa3", "#8a6d1d", "#5b6770")
+
+
+def draw(evaluations: Sequence[Evaluation]) -> dict[str, Figure]:
+    """The figures by name: roc, precision-recall, reliability, thresholds, scores, confusion."""
+    found = {}
+    for name, curve, corner in (
+        ("roc", _roc, "lower right"),
+        ("precision-recall", _precision_recall, "lower left"),
+        ("reliability", _reliability, "upper left"),
+    ):
+        found[name], (axes,) = _figure(1, 4.3)
+        for evaluation, colour in zip(evaluations, COLOURS * len(evaluations), strict=False):
+            curve(axes, evaluation, colour)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.legend(frameon=False, fontsize=8, loc=corner)
+    for name, panel in (("thresholds", _thresholds), ("scores", _scores), ("confusion", _confusion)):
+        found[name], panels = _figure(len(evaluations), 3.6)
+        for axes, evaluation in zip(panels, evaluations, strict=True):
+            panel(axes, evaluation)
+            axes.set_title(evaluation.metrics.name, fontsize=10)
+    return found
+
+
+def save(folder: Path, figures: Mapping[str, Figure], kinds: Sequence[str] = ("png", "svg")) -> None:
+    """Write each figure in each kind; the same figures give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "pacs-node"}):
+        for name, figure in figures.items():
+            for kind in kinds:
+                undated = {"png": {"Software": None}, "svg": {"Date": None}}[kind]
+                figure.savefig(folder / f"{name}.{kind}", dpi=110, metadata=undated)
+
+
+def _figure(panels: int, side: float) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(side * 1.05 * panels, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _roc(axes: Axes, evaluation: Evaluation, colour: str) -> None:
+    metrics, at = evaluation.metrics, evaluation.metrics.operation
+    fallout, sensitivity, _ = roc_curve(evaluation.labels, evaluation.probabilities)
+    axes.plot(fallout, sensitivity, color=colour, label=f"{metrics.name}: AUC {metrics.auc}")
+    if at.specificity and at.sensitivity:
+        axes.plot(1 - at.specificity.value, at.sensitivity.value, "o", color=colour)
+    axes.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity")
+
+
+def _precision_recall(axes: Axes, evaluation: Evaluation, colour: str) -> None:
+    metrics, at = evaluation.metrics, evaluation.metrics.operation
+    precision, recall, _ = precision_recall_curve(evaluation.labels, evaluation.probabilities)
+    label = f"{metrics.name}: average precision {metrics.average_precision}"
+    axes.plot(recall, precision, color=colour, label=label)
+    if at.precision and at.sensitivity:
+        axes.plot(at.sensitivity.value, at.precision.value, "o", color=colour)
+    axes.axhline(evaluation.labels.mean(), color=colour, linewidth=0.8, linestyle="--", zorder=0)
+    axes.set(xlabel="recall (sensitivity)", ylabel="precision")
+
+
+def _reliability(axes: Axes, evaluation: Evaluation, colour: str) -> None:
+    metrics = evaluation.metrics
+    told = [(one.probability, one.positive) for one in metrics.bins if one.positive]
+    axes.errorbar(
+        [probability for probability, _ in told],
+        [observed.value for _, observed in told],
+        yerr=np.array([_arms(observed) for _, observed in told]).reshape(-1, 2).T,
+        color=colour,
+        marker="o",
+        markersize=4,
+        capsize=2,
+        linewidth=1,
+        label=f"{metrics.name}: ECE {metrics.ece}",
+    )
+    axes.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
+    axes.set(xlabel="mean probability", ylabel="part that is positive")
+
+
+def _arms(estimate: Estimate) -> tuple[float, float]:
+    return max(0.0, estimate.value - estimate.low), max(0.0, estimate.high - estimate.value)
+
+
+def _thresholds(axes: Axes, evaluation: Evaluation) -> None:
+    for name, colour in zip(("sensitivity", "specificity", "precision"), COLOURS, strict=False):
+        points: list[tuple[float, Estimate]] = [
+            (one.threshold, estimate)
+            for one in evaluation.metrics.thresholds
+            if (estimate := getattr(one, name)) is not None
+        ]
+        at = [threshold for threshold, _ in points]
+        axes.plot(at, [estimate.value for _, estimate in points], color=colour, label=name)
+        low, high = [estimate.low for _, estimate in points], [estimate.high for _, estimate in points]
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.axvline(evaluation.metrics.operation.threshold, color="0.5", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="threshold", ylim=(-0.01, 1.01), xlim=(0, 1))
+    axes.legend(frameon=False, fontsize=8, loc="center right")
+
+
+def _scores(axes: Axes, evaluation: Evaluation) -> None:
+    labels, probabilities = evaluation.labels, evaluation.probabilities
+    for name, chosen, colour in (("negative", ~labels, COLOURS[0]), ("positive", labels, COLOURS[1])):
+        weights = np.full(int(chosen.sum()), 1 / chosen.sum())
+        axes.hist(
+            probabilities[chosen],
+            bins=25,
+            range=(0, 1),
+            weights=weights,
+            color=colour,
+            alpha=0.55,
+            label=name,
+        )
+    axes.axvline(evaluation.metrics.operation.threshold, color="0.5", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="probability", ylabel="part of the images of that label", xlim=(0, 1))
+    axes.legend(frameon=False, fontsize=8, loc="upper center")
+
+
+def _confusion(axes: Axes, evaluation: Evaluation) -> None:
+    at = evaluation.metrics.operation
+    cells = np.array([[at.true_negatives, at.false_positives], [at.false_negatives, at.true_positives]])
+    parts = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
+    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(cells):
+        dark = parts[row, column] > 0.5
+        text = f"{count}\n{parts[row, column]:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+    names = ["negative", "positive"]
+    axes.set_xticks([0, 1], names)
+    axes.set_yticks([0, 1], names, rotation=90, va="center")
+    axes.set(xlabel=f"called, from {at.threshold:g} on", ylabel="is")

@@ -1,0 +1,187 @@
+"""Labels that come back: what is kept of them, and what of a database that knew none."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from journal_fixtures import Clock
+from journal_steps import Steps
+
+import pacs_node.journal
+from pacs_node.errors import InputError
+from pacs_node.journal import audit, feedback, feedback_csv, intake
+from pacs_node.journal.database import Database
+from pacs_node.journal.feedback import Feedback, Label, Receipt
+from pacs_node.records import Arrival, Finding, ModelIdentity
+
+
+@pytest.fixture
+def said(
+    database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
+) -> Database:
+    """Study 1.2 with a negative image 1.1 (0.1234) and a positive one 1.3 (0.9), and 5.2, not analyzed."""
+    intake.register(database, [arrival("1.1", "a")], 0)
+    Steps(database, model, finding).analyze()
+    intake.register(database, [arrival("1.3", "b")], 0)
+    Steps(database, model, replace(finding, probability=0.9, positive=True)).analyze()
+    intake.register(database, [arrival("5.2", "c", study_instance_uid="5", skip_reason="no X-ray")], 0)
+    return database
+
+
+def give(
+    label: Label = Label.NEGATIVE, study: str = "1.2", image: str | None = None, **more: object
+) -> Feedback:
+    values = {"label": label, "who": "Dr. Li", "study_instance_uid": study, "sop_instance_uid": image}
+    return Feedback(**(values | more))  # type: ignore[arg-type]
+
+
+def test_a_database_of_the_first_schema_is_brought_forward_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(pacs_node.journal.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    old = sqlite3.connect(path)
+    with old:
+        old.execute("INSERT INTO studies VALUES (1, '1.2', NULL, 1, 5, 5, 'REPORTED', 5, 1, NULL, 0)")
+        image = "1, 1, '1.2.1', '1.2.3', 'c', 't', 'DX', 'P', 'a', 9, 5, 'PACS', 'NODE', 'h', NULL"
+        old.execute(f"INSERT INTO instances VALUES ({image}, 'ANALYZED', 5, 1, NULL, 0)")
+        old.execute("INSERT INTO findings VALUES (1, 1, 'key', 'content', 0.7, 1, X'00', '[]', '[]', 6)")
+    old.close()
+    database = Database(f"sqlite:///{path}", lambda: 9.0)
+    database.migrate()
+    with database.read() as connection:
+        kept = connection.execute(sa.text("SELECT probability, model_id, station FROM findings")).one()
+    assert tuple(kept) == (0.7, None, None)
+    assert feedback.add(database, [give(image="1.2.3")]) == [Receipt.ADDED]
+    (label,) = feedback.current(database)
+    assert (label.model_key, label.probability, label.positive) == ("key", 0.7, True)
+    database.close()
+
+
+def test_a_label_is_kept_with_what_had_been_said(said: Database, model: ModelIdentity, clock: Clock) -> None:
+    region = ((1.0, 2.0), (3.0, 4.5), (5.0, 6.0))
+    given = [
+        give(Label.POSITIVE, image="1.1", region=region, comment="Mr. X fell", at=clock.now - 5),
+        give(Label.NEGATIVE),
+        give(Label.NEGATIVE, study="", image="1.3", at=clock.now + 1),
+        give(Label.POSITIVE, study="5"),
+    ]
+    assert feedback.add(said, given) == [Receipt.ADDED] * 4
+    kept = feedback.every(said)
+    assert [(one.sop_instance_uid, one.probability, one.positive) for one in kept] == [
+        ("1.1", 0.1234, False),
+        (None, 0.9, True),
+        (None, None, None),
+        ("1.3", 0.9, True),
+    ]
+    assert kept[0].region == region
+    assert (kept[0].model_id, kept[0].model_key, kept[0].recorded_at) == (model.id, model.key, clock.now)
+    assert kept[3].study_instance_uid == "1.2"
+    events = [event for event in audit.events(said) if event.event == "feedback"]
+    assert [event.details["probability"] for event in events] == [0.1234, 0.9, 0.9, None]
+    assert "Mr. X" not in json.dumps([event.details for event in events])
+    assert audit.verify(said)[1] is None
+
+
+def test_another_model_that_spoke_since_is_the_one_that_is_told(
+    said: Database, model: ModelIdentity, finding: Finding, arrival: Callable[..., Arrival]
+) -> None:
+    other = replace(model, id="other", threshold=0.05)
+    intake.register(said, [arrival("1.4", "d")], 0)
+    Steps(said, other, replace(finding, probability=0.2)).analyze()
+    feedback.add(said, [give(), give(image="1.1")])
+    whole, image = feedback.every(said)
+    assert (whole.model_id, whole.probability) == ("other", 0.2)
+    assert (image.model_id, image.probability) == (model.id, 0.1234)
+
+
+def test_what_is_known_or_was_never_received_is_said(said: Database) -> None:
+    given = [
+        give(),
+        give(),
+        give(study="9"),
+        give(image="5.2"),
+        give(image="1.1"),
+        give(study="", image="1.1", source="again.csv"),
+    ]
+    first = [Receipt.ADDED, Receipt.KNOWN, *[Receipt.UNKNOWN] * 2, Receipt.ADDED, Receipt.KNOWN]
+    assert feedback.add(said, given, dry_run=True) == first
+    assert feedback.every(said) == []
+    assert feedback.add(said, given) == first
+    again = feedback.add(said, given)
+    assert again == [Receipt.KNOWN, Receipt.KNOWN, *[Receipt.UNKNOWN] * 2, Receipt.KNOWN, Receipt.KNOWN]
+    assert len(feedback.every(said)) == 2
+
+
+def test_the_newest_label_counts_and_the_old_one_stays(said: Database, clock: Clock) -> None:
+    feedback.add(said, [give(Label.POSITIVE)])
+    clock.now += 10
+    feedback.add(said, [give(Label.NEGATIVE), give(Label.UNCERTAIN, image="1.1", at=clock.now - 20)])
+    assert [one.label for one in feedback.current(said)] == [Label.UNCERTAIN, Label.NEGATIVE]
+    assert [one.label for one in feedback.every(said)] == [Label.UNCERTAIN, Label.POSITIVE, Label.NEGATIVE]
+    assert [one.label for one in feedback.current(said, clock.now)] == [Label.NEGATIVE]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([(Label.NEGATIVE, None)], {"1.1": "negative", "1.3": "negative"}),
+        ([(Label.POSITIVE, None)], {}),
+        ([(Label.POSITIVE, None), (Label.POSITIVE, "1.3")], {"1.3": "positive"}),
+        ([(Label.NEGATIVE, None), (Label.POSITIVE, "1.3")], {"1.1": "negative", "1.3": "positive"}),
+        ([(Label.NEGATIVE, "1.1"), (Label.UNCERTAIN, "1.3")], {"1.1": "negative"}),
+    ],
+)
+def test_a_studys_label_tells_of_its_images_only_what_it_says(
+    said: Database, given: list[tuple[Label, str | None]], expected: dict[str, str]
+) -> None:
+    feedback.add(said, [give(label, image=image) for label, image in given])
+    rows = feedback.labelled_images(said)
+    assert {image: label for image, label, _ in rows} == expected
+    assert len({group for *_, group in rows}) <= 1
+
+
+def test_a_csv_is_read_with_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        "study_instance_uid,sop_instance_uid,label,who,when,comment\n"
+        "1.2,,Positive,Dr. Wu,2026-03-01T14:30:00+01:00,\n"
+        ',1.3, negative ,,,"plain, I think"\n',
+        encoding="utf-8-sig",
+    )
+    (first, one), (second, other) = feedback_csv.read(path, "Dr. Li")
+    assert (first, second) == (2, 3)
+    assert (one.label, one.who, one.at, one.source) == ("positive", "Dr. Wu", 1772371800.0, "labels.csv")
+    assert (other.who, other.sop_instance_uid, other.comment) == ("Dr. Li", "1.3", "plain, I think")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("study_instance_uid,label\n1.2,broken\n,positive\n", ["csv:2: label is 'broken'", "csv:3: neither"]),
+        ("study_instance_uid,label\n1.2,positive\n", ["csv:2: nobody is named"]),
+        ("study_instance_uid,label,who\n1.2,positive,Li,yes\n", ["csv:2: more values"]),
+        ("study_instance_uid,label,when\n1.2,positive,yesterday\n", ["csv:2: when is 'yesterday'"]),
+        ("study_instance_uid,label,when\n1.2,positive,9026-01-01\n", ["csv:2: when is", "future"]),
+        ("label,who\npositive,Li\n", ["columns must be"]),
+        ("study_instance_uid,label,patient_name\n", ["columns must be"]),
+        ("study_instance_uid,label\n1.2,\xff\n", ["UTF-8"]),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError) as error:
+        feedback_csv.read(path, "Li" if "when" in text or "\xff" in text else None)
+    for word in words:
+        assert word in str(error.value)
