@@ -26,7 +26,13 @@ def train(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Labels of a folder of DICOM (CSV).")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder for the run's log and checkpoints.")] = Path("runs"),
+    positive: Annotated[
+        str | None, typer.Option(help="Folder or label of what is looked for, where it has another name.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only examine the data set.")] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Leave out of train what val or test have too, and go on.")
+    ] = False,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train although images are in several splits.")
     ] = False,
@@ -55,17 +61,18 @@ def train(
 
     console = Console(highlight=False)
     chosen = recipes.load(recipe)
-    samples = dataset.load(data, labels=labels)
+    samples = dataset.load(data, labels=labels, positive=positive)
     if not publish_only:
         report = doctor.examine(samples, console)
         report.show(console)
         if check:
             raise typer.Exit(1 if report.leaks else 0)
-        if report.leaks and not allow_leaks:
+        if report.leaks and not (mend or allow_leaks):
             raise InputError(
                 f"{data}: {len(report.leaks)} leaks between splits or labels (see above) would make every "
-                "figure a lie; mend the split, or say --allow-leaks"
+                "figure a lie; correct the split, or say --mend or --allow-leaks"
             )
+        samples = report.mended() if mend else samples
         run_training(samples, chosen, runs / out.name, console)
     manifest = publish.publish(samples, [runs / name for name in (out.name, *(ensemble or ()))], out, chosen)
     if recipe is not None:

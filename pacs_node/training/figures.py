@@ -21,16 +21,15 @@ COLOURS = ("#1f5fa8", "#c4501b", "#3f8f4f", "#7d4fa3", "#8a6d1d", "#5b6770")
 def draw(evaluations: Sequence[Evaluation]) -> dict[str, Figure]:
     """The figures by name: roc, precision-recall, reliability, thresholds, scores, confusion."""
     found = {}
-    for name, curve, corner in (
-        ("roc", _roc, "lower right"),
-        ("precision-recall", _precision_recall, "lower left"),
-        ("reliability", _reliability, "upper left"),
+    for name, curve in (
+        ("roc", _roc),
+        ("precision-recall", _precision_recall),
+        ("reliability", _reliability),
     ):
         found[name], (axes,) = _figure(1, 4.3)
         for evaluation, colour in zip(evaluations, COLOURS * len(evaluations), strict=False):
             curve(axes, evaluation, colour)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        axes.legend(frameon=False, fontsize=8, loc=corner)
     for name, panel in (("thresholds", _thresholds), ("scores", _scores), ("confusion", _confusion)):
         found[name], panels = _figure(len(evaluations), 3.6)
         for axes, evaluation in zip(panels, evaluations, strict=True):
@@ -66,6 +65,7 @@ def _roc(axes: Axes, evaluation: Evaluation, colour: str) -> None:
         axes.plot(1 - at.specificity.value, at.sensitivity.value, "o", color=colour)
     axes.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _precision_recall(axes: Axes, evaluation: Evaluation, colour: str) -> None:
@@ -77,6 +77,7 @@ def _precision_recall(axes: Axes, evaluation: Evaluation, colour: str) -> None:
         axes.plot(at.sensitivity.value, at.precision.value, "o", color=colour)
     axes.axhline(evaluation.labels.mean(), color=colour, linewidth=0.8, linestyle="--", zorder=0)
     axes.set(xlabel="recall (sensitivity)", ylabel="precision")
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
 def _reliability(axes: Axes, evaluation: Evaluation, colour: str) -> None:
@@ -95,6 +96,7 @@ def _reliability(axes: Axes, evaluation: Evaluation, colour: str) -> None:
     )
     axes.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
     axes.set(xlabel="mean probability", ylabel="part that is positive")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
 def _arms(estimate: Estimate) -> tuple[float, float]:
