@@ -63,7 +63,10 @@ def view(source: Square, options: Augmentation, rng: np.random.Generator) -> Vie
     outlines = [(points - 0.5) @ forward[:, :2].T + forward[:, 2] for points in source.outlines]
     marks, inside = _marks(outlines, side)
     seen = inside if source.outlines else source.positive
-    return View(_brightness(image / np.float32(255), options, rng), marks, seen)
+    exposed = _brightness(image / np.float32(255), options, rng)
+    if rng.random() < options.collimation:
+        exposed = _collimated(exposed, marks, rng)
+    return View(exposed, marks, seen)
 
 
 def _placement(
@@ -106,7 +109,7 @@ def _marks(outlines: Sequence[NDArray[np.float64]], side: int) -> tuple[NDArray[
 def _brightness(
     image: NDArray[np.float32], options: Augmentation, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Other exposures, sharpness, noise and collimation: 0..1 to 0..1."""
+    """Other exposures, sharpness and noise: 0..1 to 0..1."""
     image = np.power(image, np.float32(np.exp(rng.uniform(-options.gamma, options.gamma))))
     if options.contrast:
         black, white = rng.uniform(-options.contrast, options.contrast, 2)
@@ -117,10 +120,14 @@ def _brightness(
     if options.noise and rng.random() < 0.25:
         grain = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, options.noise))
         image = np.clip(image + grain, 0, 1)
-    if rng.random() < options.collimation:
-        left, top, right, bottom = (rng.uniform(0, 0.15, 4) * image.shape[0]).astype(int)
-        kept = np.zeros_like(image)
-        rows, columns = slice(top, image.shape[0] - bottom), slice(left, image.shape[1] - right)
-        kept[rows, columns] = image[rows, columns]
-        image = kept
     return image
+
+
+def _collimated(
+    image: NDArray[np.float32], marks: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A black border, where it would hide no mark."""
+    left, top, right, bottom = (rng.uniform(0, 0.15, 4) * image.shape[0]).astype(int)
+    hidden = np.ones(image.shape, bool)
+    hidden[top : image.shape[0] - bottom, left : image.shape[1] - right] = False
+    return image if (marks[hidden] == MARK).any() else np.where(hidden, np.float32(0), image)

@@ -60,7 +60,7 @@ def pacs() -> Iterator[Pacs]:
     pacs = Pacs()
     yield pacs
     if pacs.server:
-        pacs.server.ae.shutdown()
+        pacs.server.shutdown()
 
 
 @pytest.fixture

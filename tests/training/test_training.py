@@ -179,6 +179,16 @@ def test_a_view_without_the_mark_is_negative() -> None:
     assert all(view.marks[12, 12] != augment.MARK for view in without)
 
 
+def test_a_collimated_border_hides_no_mark() -> None:
+    options = Augmentation(rotation=0, scale=0, shift=0.4, gamma=0, collimation=1)
+    views = [augment.view(marked_square(), options, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(view.image[view.marks == augment.MARK].mean() > 0.75 for view in views if view.positive)
+    bright = augment.Square(np.full((96, 96), 255, np.uint8), (), positive=False)
+    still = options.model_copy(update={"shift": 0.0, "mirror": False})
+    bordered = [augment.view(bright, still, np.random.default_rng(seed)).image for seed in range(10)]
+    assert all((image[[0, -1]] == 0).any() or (image[:, [0, -1]] == 0).any() for image in bordered)
+
+
 def test_mirrors_only() -> None:
     still = Augmentation(rotation=0, scale=0, shift=0, gamma=0)
     source = marked_square()
