@@ -184,7 +184,7 @@ def main(
     repeat: Annotated[int, typer.Option(min=1, help="Runs of each stage; medians are shown.")] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Small images, once: does it run?")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every run as JSON.")] = False,
-    model: Annotated[Path, typer.Option(help="Model package.")] = Path("models/fracture-squeezenet-1"),
+    model: Annotated[Path, typer.Option(help="Model package.")] = Path("models/fracture-squeezenet-2"),
 ) -> None:
     """Time the node's stages, one by one and together. Needs Orthanc and dcmtk."""
     watch = Watch(1 if quick else repeat)

@@ -104,7 +104,7 @@ class StudyRules(_Section):
 class Model(_Section):
     """Which model package is served, and how."""
 
-    path: Path = Field(Path("models/fracture-squeezenet-1"), description="folder of the model package")
+    path: Path = Field(Path("models/fracture-squeezenet-2"), description="folder of the model package")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs")
     threshold: float | None = Field(None, gt=0, lt=1, description="operating point; absent = the model's own")
     batch: int = Field(8, ge=1, le=256, description="images per forward pass")

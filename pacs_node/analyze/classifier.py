@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pacs_node.analyze import gradcam, pixels
 from pacs_node.analyze.onnx import OnnxNetwork
-from pacs_node.analyze.package import Package
+from pacs_node.analyze.package import Member, Package
 from pacs_node.errors import ModelError
 from pacs_node.records import HeatMap, ModelIdentity, Point, Prediction, bilinear
 
@@ -31,6 +31,7 @@ class _Answer:
     maps: NDArray[np.float32]
     origin: Point
     stride: float
+    explains: bool
 
 
 class Classifier:
@@ -79,43 +80,59 @@ class Classifier:
         return predictions
 
     def _forward(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
-        size, stretch = self._manifest.input.size, self._manifest.input.stretch
-        letterboxed = [pixels.letterbox(image, size, stretch) for image in images]
-        inputs = torch.from_numpy(np.stack([square for square, _ in letterboxed])[:, None]).to(self._device)
-        if self._manifest.input.mean:
-            mean, std = (
-                torch.tensor(values, device=self._device)[:, None, None]
-                for values in (self._manifest.input.mean, self._manifest.input.std)
-            )
-            inputs = (inputs - mean) / std
+        members = self._manifest.networks
+        inputs = {size: self._inputs(images, size) for size in {member.size for member in members}}
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            answer = _mean(list(self._answers(inputs)))
+            answers = [
+                answer
+                for network, member in zip(self._networks, members, strict=True)
+                for answer in self._answers(network, member, inputs[member.size][0])
+            ]
+        answer = _mean(answers)
         if not (np.isfinite(answer.margins).all() and np.isfinite(answer.maps).all()):
             raise ModelError(
                 f"{self.identity.id}: the networks answer an image with values that are no numbers"
             )
+        placements = inputs[None][1]
         return [
             self._prediction(float(margin), values, answer, placement)
-            for margin, values, (_, placement) in zip(answer.margins, answer.maps, letterboxed, strict=True)
+            for margin, values, placement in zip(answer.margins, answer.maps, placements, strict=True)
         ]
 
-    def _answers(self, inputs: Tensor) -> Iterator[_Answer]:
-        """Each network's answer, with `mirror` also that to the mirrored images, maps mirrored back."""
-        for network, member in zip(self._networks, self._manifest.networks, strict=True):
-            origin, stride = member.heat_map.origin, member.heat_map.stride
-            for mirrored in (False, True) if self._manifest.input.mirror else (False,):
-                shown = inputs.flip(3) if mirrored else inputs
-                if isinstance(network, OnnxNetwork):
-                    logits, maps = network.explain(shown)
-                else:
-                    logits, maps = gradcam.explain(network, member.heat_map.layer, shown)
-                left = origin
-                if mirrored:
-                    # The grid need not lie symmetrically: mirrored, its last column is the first.
-                    left = inputs.shape[3] - (origin + (maps.shape[2] - 1) * stride)
-                    maps = maps.flip(2)
-                margins = logits[:, 1].double() - logits[:, 0].double()
-                yield _Answer(margins.cpu().numpy(), maps.cpu().numpy(), (left, origin), stride)
+    def _inputs(
+        self, images: Sequence[NDArray[np.float32]], size: int | None
+    ) -> tuple[Tensor, list[pixels.Placement]]:
+        """The images as a network takes them, (N, channels, size, size), and where they lie in it.
+
+        `size` None is the package's.
+        """
+        shown = self._manifest.input
+        squares = [pixels.letterbox(image, size or shown.size, shown.stretch) for image in images]
+        inputs = torch.from_numpy(np.stack([square for square, _ in squares])[:, None]).to(self._device)
+        if shown.mean:
+            mean, std = (
+                torch.tensor(values, device=self._device)[:, None, None] for values in (shown.mean, shown.std)
+            )
+            inputs = (inputs - mean) / std
+        return inputs, [placement for _, placement in squares]
+
+    def _answers(self, network: nn.Module | OnnxNetwork, member: Member, inputs: Tensor) -> Iterator[_Answer]:
+        """A network's answer, and with `mirror` that to the mirrored images too, its maps mirrored back."""
+        origin, stride = member.heat_map.origin, member.heat_map.stride
+        for mirrored in (False, True) if self._manifest.input.mirror else (False,):
+            shown = inputs.flip(3) if mirrored else inputs
+            if isinstance(network, OnnxNetwork):
+                logits, maps = network.explain(shown)
+            else:
+                logits, maps = gradcam.explain(network, member.heat_map.layer, shown)
+            left = origin
+            if mirrored:
+                # The grid need not lie symmetrically: mirrored, its last column is the first.
+                left = inputs.shape[3] - (origin + (maps.shape[2] - 1) * stride)
+                maps = maps.flip(2)
+            margins = logits[:, 1].double() - logits[:, 0].double()
+            explains = member.size is None
+            yield _Answer(margins.cpu().numpy(), maps.cpu().numpy(), (left, origin), stride, explains)
 
     def _prediction(
         self, margin: float, values: NDArray[np.float32], grid: _Answer, placement: pixels.Placement
@@ -133,9 +150,10 @@ class Classifier:
 
 def _mean(answers: Sequence[_Answer]) -> _Answer:
     """The mean of the margins, and of the maps on the finest grid; the mean map's peak is 1 again."""
-    finest = min(answers, key=lambda answer: answer.stride)
+    explaining = [answer for answer in answers if answer.explains]
+    finest = min(explaining, key=lambda answer: answer.stride)
     total = np.zeros_like(finest.maps)
-    for answer in answers:
+    for answer in explaining:
         columns, rows = (
             bilinear(
                 finest.origin[axis] + finest.stride * np.arange(finest.maps.shape[2 - axis]),

@@ -104,6 +104,8 @@ class Member(_Table):
     weights: str = Field(WEIGHTS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     heat_map: HeatMapGrid
+    size: int | None = Field(None, ge=64, le=2048)
+    """Of its own input, where that is another than the package's; then the heat map is made without it."""
 
 
 class Manifest(Member):
@@ -163,7 +165,7 @@ def _network(path: Path, member: Member, shown: Input) -> nn.Module | OnnxNetwor
             f"{path}: sha256 is {found}, but {MANIFEST} names {member.weights_sha256}: one was changed"
         )
     if member.architecture == ONNX:
-        return OnnxNetwork(str(path), data, member, len(shown.mean) or 1, shown.size)
+        return OnnxNetwork(str(path), data, member, len(shown.mean) or 1, member.size or shown.size)
     network = ARCHITECTURES[member.architecture].build()
     try:
         network.load_state_dict(load_weights(data))
@@ -186,6 +188,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         ]
         raise ModelError("\n".join(problems)) from None
+    if manifest.size is not None:
+        raise ModelError(f"{path}: size: is for members; the first network's is input.size")
     for member in manifest.networks:
         if member.architecture == ONNX:
             continue
@@ -241,7 +245,7 @@ def identity(manifest: Manifest) -> ModelIdentity:
         mode="json", exclude={"id", "name", "version", "provenance"}, exclude_defaults=True
     )
     finding = manifest.finding
-    explanations = {_explanation(member) for member in manifest.networks}
+    explanations = {_explanation(member) for member in manifest.networks if member.size is None}
     return ModelIdentity(
         id=manifest.id,
         name=manifest.name,

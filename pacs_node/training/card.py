@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pacs_node.analyze.package import Manifest, identity
+from pacs_node.analyze.package import Manifest, Member, identity
 from pacs_node.errors import ModelError
 from pacs_node.training import figures, metrics
 from pacs_node.training.evaluate import Evaluation
@@ -47,8 +47,7 @@ def text(manifest: Manifest, measured: Mapping[str, Metrics]) -> str:
     """`CARD.md`."""
     provenance, finding, given = manifest.provenance, manifest.finding, manifest.input
     networks = [
-        f"  - `{network.architecture}`, heat map at `{network.heat_map.layer}`, one cell every "
-        f"{network.heat_map.stride:g} pixels of the input; weights sha256 `{network.weights_sha256}`"
+        f"  - `{network.architecture}`, {_part(network)}; weights sha256 `{network.weights_sha256}`"
         for network in manifest.networks
     ]
     mirrored = " Each image is also shown mirrored, and the answers are averaged." if given.mirror else ""
@@ -102,3 +101,11 @@ def _subgroups(measured: Metrics) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _part(network: Member) -> str:
+    """What a network has to do with the heat map."""
+    if network.size is not None:
+        return f"at {network.size} x {network.size}, for the answer alone: the heat map is made without it"
+    grid = network.heat_map
+    return f"heat map at `{grid.layer}`, one cell every {grid.stride:g} pixels of the input"

@@ -20,6 +20,7 @@ from pacs_node.analyze.package import (
     Calibration,
     Concept,
     HeatMapGrid,
+    Input,
     Manifest,
     Member,
     as_toml,
@@ -48,7 +49,7 @@ def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: 
     classifier that serves. Raises InputError for a bad image or a run without weights.
     """
     out.mkdir(parents=True, exist_ok=True)
-    members = [_member(run, out, len(runs) > 1) for run in runs]
+    members = [_member(run, out, recipe.input, len(runs) > 1) for run in runs]
     uncalibrated = Manifest(
         **members[0].model_dump(),
         id=out.name,
@@ -77,12 +78,14 @@ def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: 
     return manifest
 
 
-def _member(run: Path, out: Path, several: bool) -> Member:
+def _member(run: Path, out: Path, shown: Input, several: bool) -> Member:
     """Copy a run's best weights into the package."""
     best = run / BEST
     if not best.is_file():
         raise InputError(f"{best}: no such file; this run has no weights yet")
     trained = recipes.recorded(run)
+    if trained.input.stretch != shown.stretch:
+        raise InputError(f"{run}: trained with the stretch {trained.input.stretch}, not {shown.stretch}")
     name = f"{run.name}.safetensors" if several else WEIGHTS
     shutil.copyfile(best, out / name)
     architecture = ARCHITECTURES[trained.network.architecture]
@@ -93,6 +96,7 @@ def _member(run: Path, out: Path, several: bool) -> Member:
         heat_map=HeatMapGrid(
             layer=architecture.layer, stride=architecture.stride, origin=architecture.origin
         ),
+        size=None if trained.input.size == shown.size else trained.input.size,
     )
 
 

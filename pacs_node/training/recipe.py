@@ -59,7 +59,7 @@ class Optimization(_Table):
     """Against unequal classes: weights in the loss; or an epoch draws both classes equally often, as often as
     the rarer one (undersample) or the more frequent one (oversample) has images."""
     mixup: float = Field(0.0, ge=0)
-    """Alpha of its Beta distribution (Zhang et al. 2018, arXiv 1710.09412); 0: off. Not with localization."""
+    """Alpha of its Beta distribution (Zhang et al. 2018, arXiv 1710.09412); 0: off."""
     localization: float = Field(0.0, ge=0)
     """Weight of the loss on the map of evidence against the marks; needs an architecture with such a map."""
     average: Part = 0.99
@@ -69,6 +69,12 @@ class Optimization(_Table):
     seed: int = 1
     threads: int = Field(2, ge=1)
     """Of the CPU."""
+
+    @model_validator(mode="after")
+    def _unmixed(self) -> Optimization:
+        if self.mixup and self.localization:
+            raise ValueError("mixup and localization exclude each other: a mixed image has no place to show")
+        return self
 
 
 class Augmentation(_Table):

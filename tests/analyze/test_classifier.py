@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from untrained import write_package
 
 from pacs_node.analyze import package
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.errors import ModelError
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "fracture-squeezenet-1"
+MODEL = Path(__file__).resolve().parents[2] / "models" / "fracture-squeezenet-2"
 
 Images = list[NDArray[np.float32]]
 
@@ -85,3 +86,35 @@ def test_cuda_answers_as_the_cpu(classifier: Classifier, images: Images) -> None
     there = Classifier(package.load(MODEL), "cuda").predict(images)
     for one, other in zip(classifier.predict(images), there, strict=True):
         assert one.probability == pytest.approx(other.probability, abs=1e-3)
+
+
+def test_a_member_of_another_size_has_its_part_in_the_answer_alone(images: Images, tmp_path: Path) -> None:
+    alone = write_package(tmp_path / "alone")
+    both = write_package(tmp_path / "both")
+    member = f"""
+[[members]]
+architecture = "squeezenet1_0"
+weights_sha256 = "{package.read_manifest(both).weights_sha256}"
+heat_map = {{ layer = "features.12", stride = 16.0, origin = 17.5 }}
+size = 256
+"""
+    (both / package.MANIFEST).write_text((both / package.MANIFEST).read_text() + member)
+    (large := write_package(tmp_path / "large") / package.MANIFEST).write_text(
+        (alone / package.MANIFEST).read_text().replace("size = 128", "size = 256")
+    )
+    small, joined, big = (
+        Classifier(package.load(folder), "cpu").predict(images) for folder in (alone, both, large.parent)
+    )
+    for one, together, other in zip(small, joined, big, strict=True):
+        assert together.margin == pytest.approx((one.margin + other.margin) / 2, abs=1e-5)
+        assert one.margin != other.margin
+        np.testing.assert_allclose(together.heat_map.values, one.heat_map.values, atol=1e-5)
+        assert together.heat_map.origin == one.heat_map.origin
+
+
+def test_the_first_network_has_the_packages_size(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "odd")
+    text = (folder / package.MANIFEST).read_text()
+    (folder / package.MANIFEST).write_text("size = 96\n" + text)
+    with pytest.raises(ModelError, match="size: is for members"):
+        package.load(folder)

@@ -21,7 +21,7 @@ def test_models_lists_what_is_shipped() -> None:
     assert answer.exit_code == 0
     listed = {model["id"]: model for model in json.loads(answer.stdout)}
     assert set(listed) == {path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}")}
-    model = listed["fracture-squeezenet-1"]
+    model = listed["fracture-squeezenet-2"]
     assert 0.5 < model["test_auc"] < 1
     assert 0 < model["threshold"] < 1
     table = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"})
@@ -30,7 +30,7 @@ def test_models_lists_what_is_shipped() -> None:
 
 def test_a_package_without_its_weights_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
-    shutil.copy(SHIPPED / "fracture-squeezenet-1" / MANIFEST, tmp_path / "broken")
+    shutil.copy(SHIPPED / "fracture-squeezenet-2" / MANIFEST, tmp_path / "broken")
     answer = CliRunner().invoke(app, ["models", "--folder", str(tmp_path)])
     assert isinstance(answer.exception, ModelError)
     assert WEIGHTS in str(answer.exception)
@@ -42,12 +42,12 @@ def test_an_empty_folder_has_no_models(tmp_path: Path) -> None:
     assert "no model package" in answer.stdout
 
 
-@pytest.mark.parametrize("missing", ["--data", "--pretrained"])
-def test_train_needs_data_and_weights(missing: str, tmp_path: Path) -> None:
-    (tmp_path / "weights").touch()
-    arguments = {"--data": str(tmp_path), "--pretrained": str(tmp_path / "weights")}
+@pytest.mark.parametrize("missing", ["--data", "--recipe"])
+def test_train_names_what_is_not_there(missing: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    arguments = {"--data": str(tmp_path), "--recipe": str(tmp_path / "recipe.toml")}
     arguments[missing] = str(tmp_path / "absent")
     line = [part for pair in arguments.items() for part in pair]
-    answer = CliRunner().invoke(app, ["train", *line, "--out", str(tmp_path / "m"), "--name", "M"])
+    answer = CliRunner().invoke(app, ["train", *line, "--out", str(tmp_path / "m")])
     assert answer.exit_code == 2
     assert missing in answer.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -296,6 +297,8 @@ def test_evidence_is_needed_for_localization(bars: Path, tmp_path: Path) -> None
         ("[network]\narchitecture = 'vgg'", "architecture is one of"),
         ("name = ", "not valid TOML"),
         ("[optimization]\nbalance = 'yes'", "optimization.balance"),
+        ("[optimization]\nmixup = 0.2\nlocalization = 1.0", "exclude each other"),
+        ("[input]\nsize = 96\nstretch = [0, 100]\nmean = [0.5]\nstd = [0.2]", "are for ONNX"),
     ],
 )
 def test_a_bad_recipe_names_the_key(text: str, problem: str, tmp_path: Path) -> None:
@@ -327,6 +330,16 @@ def test_from_data_to_a_package(bars: Path, tmp_path: Path) -> None:
     again = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "going on after epoch 4" in again.output
     assert package.load(out).identity == loaded.identity
+
+    shutil.copytree(tmp_path / "runs" / "bars-1", tmp_path / "runs" / "bars-2")
+    both = [argument.replace("bars-1", "bars-2") for argument in arguments]
+    joined = CliRunner().invoke(
+        app, [*both, "--publish-only", "--ensemble", "bars-1"], catch_exceptions=False
+    )
+    assert joined.exit_code == 0, joined.output
+    ensemble = package.load(out.parent / "bars-2").manifest
+    assert [member.weights for member in ensemble.networks] == ["bars-2.safetensors", "bars-1.safetensors"]
+    assert ensemble.calibration == loaded.manifest.calibration  # of the mean of two equal networks
 
 
 def test_a_leaking_split_is_refused(bars: Path, tmp_path: Path) -> None:
