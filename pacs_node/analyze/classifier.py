@@ -53,7 +53,11 @@ class Classifier:
                 'model.device is "cuda", but torch finds no CUDA device; "auto" falls back to the CPU'
             )
         self._device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
-        self._networks = [network.to(self._device) for network in package.networks]
+        # Pooling a large image is many times faster with the channels last.
+        self._networks = [
+            network if isinstance(network, OnnxNetwork) else network.to(memory_format=torch.channels_last)
+            for network in (network.to(self._device) for network in package.networks)
+        ]
         self._manifest = package.manifest
         self._batch = batch
         own = package.identity

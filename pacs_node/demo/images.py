@@ -19,9 +19,9 @@ def phantoms(folder: Path) -> dict[str, list[Path]]:
 
     Written under `folder`/images; returns their paths by Study Instance UID.
     """
-    # Of 30 broken wrists the shipped model marks four; this is one of them, so that the demo shows a region.
+    # Of 30 broken wrists the shipped model marks five; this is one of them, so that the demo shows a region.
     studies = (
-        two_views(14, fractured=True, rows=2048, columns=1638),
+        two_views(23, fractured=True, rows=2048, columns=1638),
         two_views(3, rows=2048, columns=1638, laterality="L", kind="CR", photometric="MONOCHROME1"),
     )
     return _saved((image for study in studies for image in study), folder)
