@@ -241,8 +241,11 @@ def identity(manifest: Manifest) -> ModelIdentity:
     `sha256` covers the weights and all of `model.toml` that changes an answer.
     """
     # A key that is left as it was before there was such a key must not make it another model.
+    told = {"id", "name", "version", "provenance", "weights"}
     answers = manifest.model_dump(
-        mode="json", exclude={"id", "name", "version", "provenance"}, exclude_defaults=True
+        mode="json",
+        exclude={**dict.fromkeys(told, True), "members": {"__all__": {"weights"}}},
+        exclude_defaults=True,
     )
     finding = manifest.finding
     explanations = {_explanation(member) for member in manifest.networks if member.size is None}

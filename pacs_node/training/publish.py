@@ -49,7 +49,10 @@ def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: 
     classifier that serves. Raises InputError for a bad image or a run without weights.
     """
     out.mkdir(parents=True, exist_ok=True)
-    members = [_member(run, out, recipe.input, len(runs) > 1) for run in runs]
+    members = [
+        _member(run, out / (f"{run.name}.safetensors" if place else WEIGHTS), recipe.input)
+        for place, run in enumerate(runs)
+    ]
     uncalibrated = Manifest(
         **members[0].model_dump(),
         id=out.name,
@@ -78,20 +81,19 @@ def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: 
     return manifest
 
 
-def _member(run: Path, out: Path, shown: Input, several: bool) -> Member:
-    """Copy a run's best weights into the package."""
+def _member(run: Path, weights: Path, shown: Input) -> Member:
+    """Copy a run's best weights into the package, as `weights`."""
     best = run / BEST
     if not best.is_file():
         raise InputError(f"{best}: no such file; this run has no weights yet")
     trained = recipes.recorded(run)
     if trained.input.stretch != shown.stretch:
         raise InputError(f"{run}: trained with the stretch {trained.input.stretch}, not {shown.stretch}")
-    name = f"{run.name}.safetensors" if several else WEIGHTS
-    shutil.copyfile(best, out / name)
+    shutil.copyfile(best, weights)
     architecture = ARCHITECTURES[trained.network.architecture]
     return Member(
         architecture=trained.network.architecture,
-        weights=name,
+        weights=weights.name,
         weights_sha256=hashlib.sha256(best.read_bytes()).hexdigest(),
         heat_map=HeatMapGrid(
             layer=architecture.layer, stride=architecture.stride, origin=architecture.origin

@@ -62,8 +62,9 @@ def test_the_map_is_placed_in_the_source(classifier: Classifier, images: Images)
     scale_x, scale_y = round(400 * size / 900) / 400, size / 900
     left = (size - round(400 * size / 900)) // 2
     heat_map = prediction.heat_map
-    assert heat_map.origin == pytest.approx(((17.5 - left) / scale_x, 17.5 / scale_y))
-    assert heat_map.step == pytest.approx((16 / scale_x, 16 / scale_y))
+    origin, stride = manifest.heat_map.origin, manifest.heat_map.stride
+    assert heat_map.origin == pytest.approx(((origin - left) / scale_x, origin / scale_y))
+    assert heat_map.step == pytest.approx((stride / scale_x, stride / scale_y))
 
 
 def test_a_threshold_of_the_settings_replaces_the_models(classifier: Classifier) -> None:

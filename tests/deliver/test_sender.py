@@ -150,6 +150,7 @@ def test_no_association_says_why_in_plain_words(
         destination = pacs.start([])
         assert pacs.server
         pacs.server.shutdown()
+        pacs.server = None
     else:
         destination = pacs.start(titles)
     sender.send(database, files, destination, "NODE", claim())

@@ -338,7 +338,7 @@ def test_from_data_to_a_package(bars: Path, tmp_path: Path) -> None:
     )
     assert joined.exit_code == 0, joined.output
     ensemble = package.load(out.parent / "bars-2").manifest
-    assert [member.weights for member in ensemble.networks] == ["bars-2.safetensors", "bars-1.safetensors"]
+    assert [member.weights for member in ensemble.networks] == ["weights.safetensors", "bars-1.safetensors"]
     assert ensemble.calibration == loaded.manifest.calibration  # of the mean of two equal networks
 
 
