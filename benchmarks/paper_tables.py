@@ -137,7 +137,7 @@ def _run(
         for sample in files
         if sample.split == "test"
     ]
-    inputs = (square.image.astype(np.float32) / 255 for square in squares)
+    inputs = (square.input for square in squares)
     margin = training.margins(network, inputs, torch.device("cpu"))
     truth = np.array([square.positive for square in squares])
     return {

@@ -28,6 +28,11 @@ class Square:
     """Each (points, 2): x, y, from the first pixel's corner."""
     positive: bool
 
+    @property
+    def input(self) -> NDArray[np.float32]:
+        """The image as the network takes it: (size, size), 0..1."""
+        return self.image.astype(np.float32) / np.float32(255)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:

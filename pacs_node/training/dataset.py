@@ -251,11 +251,3 @@ def display(path: Path) -> NDArray[np.float32]:
     header.PhotometricInterpretation = "MONOCHROME2"
     decoded = decode.Decoded(header=header, pixels=stored.astype(np.uint8), content_key="")
     return pixels.prepare(decoded).display
-
-
-def network_inputs(samples: Sequence[Sample], size: int, stretch: tuple[float, float]) -> NDArray[np.float32]:
-    """The network's inputs for these samples: float32 (samples, size, size), 0..1. Raises InputError."""
-    inputs = np.empty((len(samples), size, size), np.float32)
-    for index, sample in enumerate(samples):
-        inputs[index] = pixels.letterbox(display(sample.path), size, stretch)[0]
-    return inputs

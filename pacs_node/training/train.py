@@ -110,7 +110,7 @@ def train(
                 history.append(loss.item())
                 right += int((logits.argmax(1) == labels).sum())
                 seen += len(labels)
-            margin = margins(averaged.module, map(_input, squares["val"]), device)
+            margin = margins(averaged.module, (square.input for square in squares["val"]), device)
             truth = np.array([square.positive for square in squares["val"]])
             figures: dict[str, float] = {
                 "loss": float(np.mean(history)),
@@ -164,10 +164,6 @@ def _squares(samples: Sequence[Sample], split: str, recipe: Recipe, console: Con
         squares = list(track(decoded, f"reading {split}", total=len(chosen), console=console, transient=True))
     console.print(f"{split}: {len(squares)} images, {sum(square.positive for square in squares)} positive")
     return squares
-
-
-def _input(square: Square) -> NDArray[np.float32]:
-    return square.image.astype(np.float32) / np.float32(255)
 
 
 def _optimizer(network: nn.Module, options: Optimization) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from pictures import picture, save, write
 from pacs_node.analyze import decode, pixels
 from pacs_node.demo import phantom
 from pacs_node.errors import InputError
-from pacs_node.training import dataset
+from pacs_node.training import augment, dataset
 from pacs_node.training.dataset import Mark
 
 
@@ -155,8 +155,8 @@ def test_dicom_with_a_table_of_labels(dicom: Path, tmp_path: Path) -> None:
     served = pixels.prepare(decode.read(second.path)).display
     np.testing.assert_array_equal(dataset.display(second.path), served)
     np.testing.assert_array_equal(
-        dataset.network_inputs([first, second], 32, (1.0, 99.0))[1],
-        pixels.letterbox(served, 32, (1.0, 99.0))[0],
+        augment.square(second, 32, (1.0, 99.0)).image,
+        np.round(pixels.letterbox(served, 32, (1.0, 99.0))[0] * 255),
     )
 
 
@@ -186,7 +186,7 @@ def test_training_sees_what_serving_sees(tmp_path: Path) -> None:
     save(tmp_path / "1.png", picture(5))
     sample = dataset.Sample(tmp_path / "1.png", "val", True, "1")
     served, _ = pixels.letterbox(dataset.display(sample.path), 96, (1.0, 99.0))
-    np.testing.assert_array_equal(dataset.network_inputs([sample], 96, (1.0, 99.0))[0], served)
+    np.testing.assert_array_equal(augment.square(sample, 96, (1.0, 99.0)).image, np.round(served * 255))
 
 
 def test_the_given_data(data_dir: Path) -> None:
