@@ -61,7 +61,9 @@ SETTINGS = Recipe(
 def main(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False)] = Path("../shared/data/fracatlas"),
     epochs: Annotated[int, typer.Option(min=1, help="The paper's are 50.")] = 50,
-    copies: Annotated[int, typer.Option(min=0, help="Rotated copies of each image.")] = 2,
+    images: Annotated[int, typer.Option(min=10, help="Radiographs, half of them fractured.")] = 400,
+    copies: Annotated[int, typer.Option(min=0, help="Rotated copies of each image.")] = 4,
+    angle: Annotated[float, typer.Option(help="The copies are turned by up to this, in degrees.")] = 15.0,
     study: Annotated[bool, typer.Option(help="Instead: learning rate, batch size and filters.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures here (JSON).")] = None,
 ) -> None:
@@ -70,13 +72,13 @@ def main(
     recipe = _with(SETTINGS, epochs=epochs)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = _rotated(_balanced(dataset.load(data)), copies, folder, console)
+        files = _rotated(_balanced(dataset.load(data), images), copies, angle, folder, console)
         if study:
             found = _study(files, recipe, folder, console)
         else:
             found = {
-                "copies on one side": _run(files, recipe, folder / "clean", console),
                 "copies on both sides": _run(_dealt(files), recipe, folder / "leaking", console),
+                "copies on one side": _run(files, recipe, folder / "clean", console),
             }
             _table_i(found, console)
     _summary(found, console)
@@ -84,29 +86,32 @@ def main(
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _balanced(samples: Sequence[Sample]) -> list[Sample]:
-    """All positive images and as many negative ones, split by split."""
+def _balanced(samples: Sequence[Sample], images: int) -> list[Sample]:
+    """`images` at most, as many positive as negative ones in each split, which keep their shares."""
     rng = np.random.default_rng(1)
     chosen = []
+    share = min(1.0, images / (2 * sum(sample.positive for sample in samples)))
     for split in ("train", "val", "test"):
         by_label = [
             [s for s in samples if s.split == split and s.positive is label] for label in (False, True)
         ]
-        fewest = min(map(len, by_label))
+        fewest = round(share * min(map(len, by_label)))
         chosen += [s for group in by_label for s in rng.permutation(np.array(group, object))[:fewest]]
     return chosen
 
 
-def _rotated(samples: Sequence[Sample], copies: int, folder: Path, console: Console) -> list[Sample]:
-    """Each image and copies of it turned by any angle, as files."""
+def _rotated(
+    samples: Sequence[Sample], copies: int, angle: float, folder: Path, console: Console
+) -> list[Sample]:
+    """Each image and copies of it turned by up to `angle` either way, as files."""
     rng = np.random.default_rng(2)
     files = []
     for number, sample in enumerate(track(samples, "rotating", console=console, transient=True)):
         image = dataset.display(sample.path)
         rows, columns = image.shape
         for copy in range(copies + 1):
-            angle = rng.uniform(10, 350) if copy else 0.0
-            turn = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), float(angle), 1.0)
+            degrees = float(rng.uniform(-angle, angle)) if copy else 0.0
+            turn = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), degrees, 1.0)
             path = folder / f"{number}-{copy}.png"
             cv2.imwrite(str(path), np.round(cv2.warpAffine(image, turn, (columns, rows)) * 255))
             files.append(replace(sample, path=path, marks=()))

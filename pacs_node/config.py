@@ -13,9 +13,18 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from pacs_node.errors import ConfigError
+from pacs_node.records import Outcome
 
 ENV_PREFIX = "PACS_NODE__"
 
@@ -55,6 +64,10 @@ class Storage(_Section):
     path: Path = Field(Path("storage"), description="directory for files, spool and database")
     database: str = Field("", description="SQLAlchemy URL; empty = SQLite in `path`")
     min_free_gb: float = Field(1.0, ge=0, description="answer Out of Resources (0xA700) below this")
+    retention_days: int = Field(
+        0, ge=0, description="delete studies this long after they were delivered; 0 = never"
+    )
+    backups: int = Field(7, ge=0, description="copies of the SQLite database that are kept; 0 = make none")
 
 
 class Peer(_Section):
@@ -74,14 +87,59 @@ class Peer(_Section):
             return None
 
 
+class Address(_Section):
+    """A DICOM application entity and where it listens."""
+
+    ae_title: AETitle
+    host: str
+    port: Port
+
+
 class Destination(_Section):
     """Where results go."""
 
     name: str = Field(description="your name for it")
-    kind: Literal["dimse"] = Field("dimse", description='how to send: "dimse" = C-STORE')
-    ae_title: AETitle = Field(description="AE title to call")
-    host: str = Field(description="host name or address")
-    port: Port = Field(description="DICOM port")
+    kind: Literal["dimse", "stow"] = Field(
+        "dimse", description='how to send: "dimse" = C-STORE, "stow" = DICOMweb STOW-RS'
+    )
+    ae_title: AETitle | None = Field(None, description="dimse: AE title to call")
+    host: str = Field("", description="dimse: host name or address")
+    port: Port = Field(104, description="dimse: DICOM port")
+    url: str = Field("", description="stow: DICOMweb service, such as https://pacs.example.org/dicom-web")
+    username: str = Field("", description="stow: user name (HTTP Basic)")
+    password: SecretStr = Field(SecretStr(""), description="stow: password")
+    results: tuple[Literal["SR", "SC"], ...] = Field(("SR", "SC"), description="which results go there")
+    outcomes: tuple[Outcome, ...] = Field(
+        tuple(Outcome), description="results of studies with these outcomes go there"
+    )
+    max_attempts: int = Field(0, ge=0, description="quarantine after so many attempts; 0 = try for ever")
+    commitment: Address | None = Field(
+        None, description="ask this AE for storage commitment: {ae_title, host, port}; absent = none"
+    )
+    query: Address | None = Field(
+        None, description="dimse: C-FIND and C-MOVE go to this AE; absent = to the destination itself"
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Destination:
+        if self.kind == "stow":
+            if not self.url.startswith(("http://", "https://")):
+                raise ValueError(f"destination {self.name}: stow needs url = 'https://...'")
+        elif not self.ae_title or not self.host:
+            raise ValueError(f"destination {self.name}: dimse needs ae_title and host")
+        return self
+
+    @property
+    def address(self) -> Address | None:
+        """Where C-STORE goes; None for STOW-RS."""
+        if self.ae_title is None or self.kind == "stow":
+            return None
+        return Address(ae_title=self.ae_title, host=self.host, port=self.port)
+
+    @property
+    def query_address(self) -> Address | None:
+        """Where C-FIND and C-MOVE go; None where nothing is named."""
+        return self.query or self.address
 
 
 class Accept(_Section):
@@ -98,6 +156,11 @@ class StudyRules(_Section):
 
     quiet_seconds: float = Field(60.0, ge=0, description="report this long after the last image")
     max_study_age_days: int = Field(0, ge=0, description="skip studies older than this; 0 = off")
+    expected_count: Literal["none", "cfind"] = Field(
+        "none",
+        description='"cfind": ask the PACS how many images the study has; once all are here, a quarter of '
+        "the quiet period is enough",
+    )
     accept: Accept = Accept()
 
 
@@ -123,6 +186,12 @@ class Report(_Section):
     label: str = Field(
         "Research use only. Not for diagnosis.", min_length=1, max_length=200, description="on every result"
     )
+    failures_per_hour: int = Field(
+        20,
+        ge=0,
+        description="reports that say why a study was not analyzed, for each reason; above that the audit "
+        "log alone says so; 0 = none",
+    )
 
 
 def _cron(value: str) -> str:
@@ -145,6 +214,10 @@ class Schedule(_Section):
     validation: Cron = Field(
         "0 5 * * *", description="periodic validation: minute hour day month weekday (by name); empty = never"
     )
+    retention: Cron = Field("30 3 * * *", description="delete what `retention_days` says, and orphan files")
+    backup: Cron = Field("0 2 * * *", description="copy the SQLite database and check its integrity")
+    disk: Cron = Field("*/10 * * * *", description="compare the free space with twice `min_free_gb`")
+    echo: Cron = Field("*/30 * * * *", description="C-ECHO to every destination")
 
 
 class Validation(_Section):
@@ -269,7 +342,9 @@ def _explain(problem: Any) -> str:
                 annotation = model.model_fields[part].annotation
                 model = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
         return f"{key}: unknown key; known here: {', '.join(model.model_fields)}"
-    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
+    # A whole table is not repeated: it may hold a password.
+    shown = problem["type"] != "missing" and not isinstance(problem["input"], dict)
+    given = f" (given: {problem['input']!r})" if shown else ""
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message}{given}" if key else message
 

@@ -47,6 +47,7 @@ class DeliveryState(StrEnum):
 
     PENDING = "PENDING"
     SENT = "SENT"
+    COMMITTED = "COMMITTED"
     QUARANTINED = "QUARANTINED"
 
 

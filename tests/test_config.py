@@ -28,7 +28,10 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[node]\nport = 99999", ["node.port", "65535", "99999"]),
         ("[node]\nae_title = 'MORE THAN SIXTEEN CHARACTERS'", ["node.ae_title", "1 to 16"]),
         ("[model]\nthreshold = 1.5", ["model.threshold", "less than 1"]),
-        ("[[destinations]]\nname = 'pacs'\nhost = 'h'\nport = 104", ["destinations.0.ae_title", "required"]),
+        (
+            "[[destinations]]\nname = 'pacs'\nhost = 'h'\nport = 104",
+            ["destinations.0: destination pacs: dimse needs ae_title", "required"],
+        ),
         ("[[peers]]\nname='a'\nae_title='A'\nreply_to=['nowhere']", ["peers.a.reply_to", "nowhere"]),
         ("[node", ["TOML"]),
         ("[study]\naccept.modalities = ['MG']", ["study.accept.modalities", "'CR'"]),

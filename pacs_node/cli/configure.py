@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
@@ -76,8 +76,9 @@ def document() -> str:
         if name in _EXAMPLES:
             lines += [f"# {model.__doc__}", f"# [[{name}]]"]
             lines += [
-                f"# {key} = {_toml(_EXAMPLES[name][key])}  # {item.description}"
+                f"# {key} = {_toml(_EXAMPLES[name].get(key, item.default))}  # {item.description}"
                 for key, item in model.model_fields.items()
+                if item.default is not None or key in _EXAMPLES[name]
             ]
             lines.append("")
         else:
@@ -129,4 +130,6 @@ def _model_of(field: FieldInfo) -> type[BaseModel]:
 def _toml(value: Any) -> str:
     if value is PydanticUndefined:
         raise TypeError("a key without a default needs an example")
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

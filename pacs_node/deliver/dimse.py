@@ -37,7 +37,7 @@ def store(
         for sop_class in dict.fromkeys(sop_class for _, sop_class in objects)
     ]
     where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
-    association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title or "ANY-SCP")
     if association.is_rejected:
         primitive = association.acceptor.primitive
         reason = (getattr(primitive, "result_source", 0), getattr(primitive, "diagnostic", 0))

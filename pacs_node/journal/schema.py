@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: what a database must be at for this version."""
 
 UID_LENGTH = 128
@@ -67,6 +67,10 @@ class StudyRow(Leased, Base):
     revision: Mapped[int] = mapped_column(Integer, default=0)
     first_received_at: Mapped[float] = mapped_column(Float(53))
     last_received_at: Mapped[float] = mapped_column(Float(53))
+    # The revision for which the PACS was asked how many images there are, and which of them are not here.
+    counted_revision: Mapped[int | None] = mapped_column(Integer)
+    expected: Mapped[int | None] = mapped_column(Integer)
+    missing: Mapped[str] = mapped_column(Text, default="[]", server_default="[]")
 
 
 class InstanceRow(Leased, Base):
@@ -188,6 +192,9 @@ class DeliveryRow(Leased, Base):
     last_status: Mapped[int | None] = mapped_column(Integer)
     last_comment: Mapped[str] = mapped_column(Text, default="")
     sent_at: Mapped[float | None] = mapped_column(Float(53))
+    # The storage commitment that was asked for; NULL while none is.
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    committed_at: Mapped[float | None] = mapped_column(Float(53))
 
 
 class AuditRow(Base):
@@ -202,6 +209,16 @@ class AuditRow(Base):
     sop_instance_uid: Mapped[str | None] = mapped_column(String(UID_LENGTH))
     details: Mapped[str] = mapped_column(Text)
     prev_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHeadRow(Base):
+    """The newest event's number and hash, one row: whoever appends holds it until the commit."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer)
     hash: Mapped[str] = mapped_column(String(64))
 
 
