@@ -30,7 +30,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[model]\nthreshold = 1.5", ["model.threshold", "less than 1"]),
         (
             "[[destinations]]\nname = 'pacs'\nhost = 'h'\nport = 104",
-            ["destinations.0: destination pacs: dimse needs ae_title", "required"],
+            ["destinations.0: destination pacs: dimse needs ae_title"],
         ),
         ("[[peers]]\nname='a'\nae_title='A'\nreply_to=['nowhere']", ["peers.a.reply_to", "nowhere"]),
         ("[node", ["TOML"]),
