@@ -127,11 +127,11 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
         stored = files.put(data)
         watch.time(f"{name}: store", "object", partial(files.put, data), stored.path.unlink)
     made = watch.time("report: decode to store", "study", partial(report_study, request, files, rules))
-    objects = [(files.path(result.sha256), UID(result.sop_class_uid)) for result in made.results]
+    paths = [files.path(result.sha256) for result in made.results]
     watch.time(
         "deliver: 2 SC, SR",
         "study",
-        lambda: list(dimse.store(settings.destinations[0], "BENCH", objects)),
+        lambda: list(dimse.store(settings.destinations[0], "BENCH", paths)),
         # Orthanc does not store an object that it has.
         lambda: [pacs.call("DELETE", f"/studies/{study}") for study in pacs.get("/studies")],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
@@ -68,6 +70,10 @@ class Storage(_Section):
         0, ge=0, description="delete studies this long after they were delivered; 0 = never"
     )
     backups: int = Field(7, ge=0, description="copies of the SQLite database that are kept; 0 = make none")
+
+    @field_serializer("database", when_used="json")
+    def _hide_password(self, url: str) -> str:
+        return re.sub(r"(://[^:/]*:).*@", r"\1***@", url)
 
 
 class Peer(_Section):
@@ -171,6 +177,12 @@ class Model(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs")
     threshold: float | None = Field(None, gt=0, lt=1, description="operating point; absent = the model's own")
     batch: int = Field(8, ge=1, le=256, description="images per forward pass")
+    scope_limit: float = Field(
+        1.0,
+        ge=0,
+        description="refuse images that are more unlike those the model knows, 1 = the model's own limit; "
+        "0 = check neither that nor the body part",
+    )
 
 
 class Report(_Section):
@@ -285,6 +297,25 @@ class Settings(_Section):
             replies = [peer.reply_to for peer in self.peers if peer.ae_title == title]
             wanted.update(*(reply or everything for reply in replies or [everything]))
         return tuple(name for name in everything if name in wanted)
+
+    def routes(
+        self, calling_ae_titles: set[str], outcome: Outcome, informed: Collection[str] = ()
+    ) -> dict[str, tuple[str, ...]]:
+        """Names of the destinations for each kind of result of a study with this outcome.
+
+        Those in `informed` hold an earlier report of the study; they get the one that replaces it whatever it
+        says, or the old one would stand there for good.
+        """
+        asked = self.destinations_for(calling_ae_titles)
+        return {
+            role: tuple(
+                one.name
+                for one in self.destinations
+                if (one.name in asked and role in one.results and outcome in one.outcomes)
+                or (role == "SR" and one.name in informed)
+            )
+            for role in ("SC", "SR")
+        }
 
 
 def load(path: Path | None) -> Settings:

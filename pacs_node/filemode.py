@@ -118,6 +118,9 @@ def _analyze_study(
     if len({instance.patient_id for instance in instances}) > 1:
         names = ", ".join(str(path) for path in paths.values())
         return StudyAnswer(f"{names}: identity conflict: one study, more than one PatientID", failed=True)
+    skipped = [f"{paths[a.instance.id]}: skipped: {a.failure}" for a in analyses if a.skipped]
+    if len(skipped) == len(analyses):
+        return StudyAnswer("\n".join(skipped), failed=False)
     request = ReportRequest(
         node=node,
         model=classifier.identity,
@@ -125,12 +128,14 @@ def _analyze_study(
         revision=1,
         created_at=time.time(),
         images=in_order(
-            ImageResult(a.instance, _header(files, a.instance), a.finding, a.failure) for a in analyses
+            ImageResult(a.instance, _header(files, a.instance), a.finding, a.failure)
+            for a in analyses
+            if not a.skipped
         ),
         predecessor=None,
     )
     made = report_study(request, files, settings.report)
-    lines, report = [], Dataset()
+    lines, report = skipped, Dataset()
     for result in made.results:
         dataset = dcmread(files.path(result.sha256))
         if result.role == "SR":

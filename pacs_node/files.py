@@ -6,13 +6,14 @@ path is ever made of received text.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,10 +42,12 @@ class FileStore:
         self._incoming = root / "spool" / "tmp"
         self._new = root / "spool" / "new"
         self._files = root / "files"
-        for folder in (self._incoming, self._new, self._files):
+        self._withdrawn = root / "spool" / "withdrawn"
+        places = [self._files / f"{first:02x}" for first in range(256)]
+        for folder in (self._incoming, self._new, self._withdrawn, *places):
             folder.mkdir(parents=True, exist_ok=True)
         # A file is only as durable as the names of the folders above it.
-        for folder in (root / "spool", root, root.parent):
+        for folder in (self._files, root / "spool", root, root.parent):
             _sync_folder(folder)
 
     def spool(
@@ -81,14 +84,29 @@ class FileStore:
             for name in names
         ]
 
+    @contextmanager
+    def intake(self) -> Iterator[bool]:
+        """Whether we alone may take files out of `spool/new`, of all processes on all machines, until left.
+
+        A shared file system must pass `flock` on to its server, as NFS 4 does.
+        """
+        with (self.root / "spool" / "intake.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
     def keep(self, spooled: Sequence[SpooledFile]) -> list[StoredFile]:
         """Link spooled files into the store, durably; they stay in the spool until `forget`."""
         kept, folders = [], set()
         for item in spooled:
-            target = self._place(item.sha256)
+            target = self.path(item.sha256)
             with suppress(FileExistsError):
                 target.hardlink_to(item.path)
-                folders.add(target.parent)
+            # Also where it was there before: who linked it may have ended before it synced.
+            folders.add(target.parent)
             kept.append(StoredFile(item.sha256, target.stat().st_size, target))
         for folder in folders:
             _sync_folder(folder)
@@ -108,19 +126,65 @@ class FileStore:
     def put(self, data: bytes) -> StoredFile:
         """Store bytes of our own making, durably; the same bytes twice are one file."""
         sha256 = hashlib.sha256(data).hexdigest()
-        target = self._place(sha256)
+        target = self.path(sha256)
         if not target.exists():
             temporary = self._incoming / uuid.uuid4().hex
-            with temporary.open("xb", buffering=0) as file:
-                _write_all(file.fileno(), data)
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            _sync_folder(target.parent)
+            try:
+                with temporary.open("xb", buffering=0) as file:
+                    _write_all(file.fileno(), data)
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        # Also where it was there before: who put it may have ended before it synced.
+        _sync_folder(target.parent)
         return StoredFile(sha256, len(data), target)
 
     def path(self, sha256: str) -> Path:
         """Where the file with this digest lies."""
         return self._files / sha256[:2] / f"{sha256}.dcm"
+
+    def stored(self) -> Iterator[list[Path]]:
+        """All files of the store, each under its digest, one folder of them after the other."""
+        for folder in sorted(self._files.iterdir()):
+            yield [path for path in folder.iterdir() if path.suffix == ".dcm"]
+
+    def withdraw(self, sha256s: Iterable[str]) -> None:
+        """Put stored files out of reach, durably; then `restore` or `remove` each."""
+        folders = {self._withdrawn}
+        for sha256 in sha256s:
+            with suppress(FileNotFoundError):
+                self.path(sha256).rename(self._withdrawn / f"{sha256}.dcm")
+                folders.add(self.path(sha256).parent)
+        for folder in folders:
+            _sync_folder(folder)
+
+    def withdrawn(self) -> list[str]:
+        """The digests of withdrawn files: a process ended before it had done with them."""
+        return [path.stem for path in self._withdrawn.iterdir()]
+
+    def restore(self, sha256: str) -> None:
+        """Bring a withdrawn file back."""
+        with suppress(FileNotFoundError):
+            (self._withdrawn / f"{sha256}.dcm").rename(self.path(sha256))
+            _sync_folder(self.path(sha256).parent)
+
+    def remove(self, sha256: str) -> None:
+        """Delete a withdrawn file."""
+        (self._withdrawn / f"{sha256}.dcm").unlink(missing_ok=True)
+
+    def respool(self, sha256: str) -> None:
+        """Have a stored file registered again, as of the time when it was written."""
+        path = self.path(sha256)
+        name = f"{path.stat().st_mtime_ns:020d}-{sha256}-{uuid.uuid4().hex[:8]}"
+        (self._new / name).hardlink_to(path)
+        _sync_folder(self._new)
+
+    def refused(self) -> set[str]:
+        """The digests of what was set aside."""
+        folder = self.root / "spool" / "unreadable"
+        return {path.name.split("-")[1] for path in folder.iterdir()} if folder.exists() else set()
 
     def free_gb(self) -> float:
         """Free space for us, in units of 10^9 bytes."""
@@ -132,13 +196,6 @@ class FileStore:
         for entry in stale:
             entry.unlink(missing_ok=True)
         return len(stale)
-
-    def _place(self, sha256: str) -> Path:
-        target = self.path(sha256)
-        if not target.parent.exists():
-            target.parent.mkdir(exist_ok=True)
-            _sync_folder(self._files)
-        return target
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -7,30 +7,33 @@ has in hand and ends.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydicom.dataset import FileDataset
 
 from pacs_node.config import Destination, Settings
-from pacs_node.deliver import sender
+from pacs_node.deliver import commitment, counting, sender
 from pacs_node.errors import AdmissionError, PacsNodeError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.journal import audit, deliveries, intake, queue, roles
+from pacs_node.journal import audit, commitments, deliveries, intake, queue, roles
 from pacs_node.journal.database import Database, open_database
 from pacs_node.receive import admission
 from pacs_node.receive.scp import StorageScp
-from pacs_node.records import NodeIdentity, RunningRole
+from pacs_node.records import CommitmentReport, NodeIdentity, RunningRole
 
 if TYPE_CHECKING:
     from pacs_node.pipeline import Classifier
@@ -38,7 +41,11 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 5.0
 POLL_SECONDS = 0.2
 ERROR_PAUSE_SECONDS = 5.0
+COMMITMENT_SECONDS = 2.0
+"""So often it is looked whether a commitment is to be asked for: nobody waits for it."""
 INTAKE_BATCH = 100
+HANG_SECONDS = 300.0
+"""A worker that is busy with one claim for so long hangs: it ends itself, and the attempt has counted."""
 GATHER_SECONDS = 0.1
 """An image waits so long for the next ones: one transaction for many costs the SCP far less."""
 
@@ -46,10 +53,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Keeps a process's row and its leases fresh from a thread of its own, until it is left."""
+    """Keeps a process's row and its leases fresh from a thread of its own, until it is left.
 
-    def __init__(self, database: Database, role: str) -> None:
+    `hang_seconds`, for roles that hold one lease at a time: the process ends itself when it holds one for
+    longer, with the stack of each thread on standard error.
+    """
+
+    def __init__(self, database: Database, role: str, hang_seconds: float | None = None) -> None:
         self._database = database
+        self._hang_seconds = hang_seconds
         self._role = RunningRole(role, socket.gethostname(), os.getpid(), address="", ready=False)
         self._tokens: set[str] = set()
         self._end = threading.Event()
@@ -75,9 +87,14 @@ class Heartbeat:
     def hold(self, token: str) -> Iterator[None]:
         """Renew this lease until the block is left."""
         self._tokens.add(token)
+        if self._hang_seconds:
+            # Its timer needs no Python: it goes off although a decoder never lets go of the interpreter.
+            faulthandler.dump_traceback_later(self._hang_seconds, exit=True)
         try:
             yield
         finally:
+            if self._hang_seconds:
+                faulthandler.cancel_dump_traceback_later()
             self._tokens.discard(token)
 
     def _run(self) -> None:
@@ -111,7 +128,10 @@ def receive(settings: Settings, stop: threading.Event) -> None:
         headers[spooled.path] = header
         arrived.set()
 
-    scp = StorageScp(settings.node, settings.peers, files, settings.storage.min_free_gb, on_arrival)
+    def settle(report: CommitmentReport) -> bool:
+        return commitments.settle(database, report, sender.retry_seconds)
+
+    scp = StorageScp(settings.node, settings.peers, files, settings.storage.min_free_gb, on_arrival, settle)
     with Heartbeat(database, "receive") as heartbeat:
         files.sweep()
         scp.start()
@@ -135,7 +155,25 @@ def take_in(
     node: NodeIdentity,
     headers: dict[Path, FileDataset],
 ) -> bool:
-    """Register one batch of what waits in the spool; True where more may wait. Start-up runs it too."""
+    """Register one batch of what waits in the spool; True where more may wait. Start-up runs it too.
+
+    Of several receivers over one folder, one at a time does it, for all of them.
+    """
+    with files.intake() as ours:
+        if ours:
+            return _take_in(settings, database, files, node, headers)
+    # Whoever is at it reads for itself what we have read.
+    headers.clear()
+    return False
+
+
+def _take_in(
+    settings: Settings,
+    database: Database,
+    files: FileStore,
+    node: NodeIdentity,
+    headers: dict[Path, FileDataset],
+) -> bool:
     spooled = files.spooled(INTAKE_BATCH)
     arrivals, registered = [], []
     today = datetime.now(UTC).date()
@@ -167,7 +205,7 @@ def worker(settings: Settings, stop: threading.Event, classifier: Callable[[Sett
     database = open_database(settings.database_url)
     node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
-    with Heartbeat(database, "worker") as heartbeat:
+    with Heartbeat(database, "worker", HANG_SECONDS) as heartbeat:
         model = classifier(settings)
         work = Worker(settings, database, files, node, model, heartbeat)
         heartbeat.ready(model.identity.id)
@@ -182,24 +220,42 @@ def deliver(settings: Settings, stop: threading.Event) -> None:
     node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
     with Heartbeat(database, "deliver") as heartbeat:
+        unreached: Counter[str] = Counter()
 
         def send(destination: Destination) -> bool:
             claim = deliveries.claim_deliveries(database, destination.name, sender.BATCH)
             if claim is None:
                 return False
             with heartbeat.hold(claim.token):
-                sender.send(database, files, destination, node.ae_title, claim)
+                reached = sender.send(database, files, destination, node.ae_title, claim)
+            if reached:
+                del unreached[destination.name]
+            else:
+                # Where nobody answers, one study at a time tries for all of them.
+                unreached[destination.name] += 1
+                stop.wait(sender.pause_seconds(unreached[destination.name]))
             return True
 
-        def run(destination: Destination) -> None:
-            while not stop.is_set():
-                work_off(stop, f"deliver to {destination.name}", lambda: send(destination))
-                stop.wait(POLL_SECONDS)
+        def commit(destination: Destination) -> bool:
+            return commitment.step(database, destination, node.ae_title, stop)
 
-        threads = [
-            threading.Thread(target=run, args=(destination,), name=f"deliver-{destination.name}")
-            for destination in settings.destinations
+        def count() -> bool:
+            return counting.step(settings, database, node.ae_title)
+
+        def run(what: str, step: Callable[[], bool], pause: float = POLL_SECONDS) -> None:
+            while not stop.is_set():
+                work_off(stop, what, step)
+                stop.wait(pause)
+
+        work: list[tuple[Any, ...]] = [
+            (f"deliver to {one.name}", partial(send, one)) for one in settings.destinations
         ]
+        archives = [one for one in settings.destinations if one.commitment]
+        work += [(f"commitment of {one.name}", partial(commit, one), COMMITMENT_SECONDS) for one in archives]
+        if settings.study.expected_count == "cfind":
+            work.append(("counting", count))
+        commitments.waive(database, [one.name for one in archives])
+        threads = [threading.Thread(target=run, args=job, name=job[0]) for job in work]
         for thread in threads:
             thread.start()
         heartbeat.ready()
@@ -209,20 +265,41 @@ def deliver(settings: Settings, stop: threading.Event) -> None:
 
 
 def housekeep(settings: Settings, stop: threading.Event) -> None:
-    """The role that does the calendar work; of several, one does it."""
-    from pacs_node.operate import validation
+    """The role that does the calendar work and watches the clock; of several, one does it."""
+    from pacs_node.operate import retention
+    from pacs_node.operate.checks import Clock
     from pacs_node.operate.housekeeping import Calendar
 
     database = open_database(settings.database_url)
-    jobs = {"validation": lambda: validation.run(database, settings.validation).verdict}
+    clock = Clock(database)
+    files = FileStore(settings.storage.path)
+    if files.withdrawn():
+        with surviving("retention"):
+            retention.run(database, files, 0, ())
     with (
         Heartbeat(database, "housekeep") as heartbeat,
-        Calendar(database, settings.schedule, jobs) as calendar,
+        Calendar(database, settings.schedule, calendar_jobs(settings, database)) as calendar,
     ):
         heartbeat.ready()
-        while not stop.wait(BEAT_SECONDS):
+        while not stop.is_set():
             with surviving("housekeep"):
-                calendar.lead()
+                clock.check(is_leading=calendar.lead())
+            stop.wait(BEAT_SECONDS)
+
+
+def calendar_jobs(settings: Settings, database: Database) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The work of each key of `[schedule]`, by that key; each returns what it did."""
+    from pacs_node.operate import backup, checks, retention, validation
+
+    storage, files = settings.storage, FileStore(settings.storage.path)
+    committing = [destination.name for destination in settings.destinations if destination.commitment]
+    return {
+        "validation": lambda: {"verdict": validation.run(database, settings.validation).verdict},
+        "retention": lambda: retention.run(database, files, storage.retention_days, committing),
+        "backup": lambda: backup.run(database, storage.path / "backups", storage.backups),
+        "disk": lambda: checks.disk(database, files, storage.min_free_gb),
+        "echo": lambda: checks.destinations(database, settings.destinations, settings.node.ae_title),
+    }
 
 
 def work_off(stop: threading.Event, what: str, step: Callable[[], bool]) -> None:
@@ -244,7 +321,7 @@ def served_classifier(settings: Settings) -> Classifier:
     from pacs_node.analyze.classifier import Classifier as Network
 
     model = settings.model
-    return Network(package.load(model.path), model.device, model.threshold, model.batch)
+    return Network(package.load(model.path), model.device, model.threshold, model.batch, model.scope_limit)
 
 
 def stop_on_signals(supervised: bool) -> threading.Event:

@@ -1,15 +1,16 @@
 """The steps of the work, in order, nothing else. The first file to read.
 
-`analyze_instances`: decode -> prepare the pixels -> classify and explain -> find the regions.
+`analyze_instances`: decode -> prepare the pixels -> classify and explain -> in scope? -> find the regions.
 `report_study`: build -> check -> store, each Secondary Capture, then the Structured Report.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -30,7 +31,10 @@ from pacs_node.records import (
     ReportRequest,
     Result,
 )
-from pacs_node.report import check, sc, source, sr, uids, wording
+from pacs_node.report import anatomy, check, sc, source, sr, uids, wording
+
+OUTSIDE = "outside the model's scope"
+"""How the reason begins why an image that could be analyzed was not."""
 
 
 class Classifier(Protocol):
@@ -55,29 +59,50 @@ class StudyResults:
     results: tuple[Result, ...]
     mismatches: tuple[str, ...]
     """Patient and study attributes in which the images differ; the newest image's were taken."""
+    kept: tuple[str, ...]
+    """SOP Instance UIDs of the Secondary Captures that were made before and are this report's too."""
 
 
 def analyze_instances(
-    instances: Sequence[Instance], path: Callable[[str], Path], classifier: Classifier
+    instances: Sequence[Instance],
+    path: Callable[[str], Path],
+    classifier: Classifier,
+    known: Mapping[str, Mapping[str, Finding]] = MappingProxyType({}),
 ) -> list[Analysis]:
-    """Analyze images in one batch; one that cannot be used fails alone, with the reason. `path` finds a file
-    by its sha256."""
-    failures: dict[int, str] = {}
+    """Analyze images in one batch; one that cannot be used fails alone, with the reason.
+
+    One of a body part that the model does not know is skipped; one that is unlike those that it knows fails.
+
+    `path` finds a file by its sha256. `known` has what the model said before, by SOPInstanceUID and content
+    key: the same content is not given to the model again.
+    """
+    model = classifier.identity
+    analyses: dict[int, Analysis] = {}
     readable: list[tuple[Instance, decode.Decoded, pixels.Prepared]] = []
     for instance in instances:
         try:
             decoded = decode.read(path(instance.sha256))
-            readable.append((instance, decoded, pixels.prepare(decoded)))
+            part = anatomy.defined_term(decoded.header)
+            if part and model.scope_limit and model.body_parts and part not in model.body_parts:
+                reason = f"{OUTSIDE}: body part {part}"
+                analyses[instance.id] = Analysis(instance, None, reason, skipped=True)
+            elif same := known.get(instance.sop_instance_uid, {}).get(decoded.content_key):
+                analyses[instance.id] = Analysis(instance, same, copied=True)
+            else:
+                readable.append((instance, decoded, pixels.prepare(decoded)))
         except InputError as error:
-            failures[instance.id] = str(error)
+            analyses[instance.id] = Analysis(instance, None, str(error))
     displays = [prepared.display for _, _, prepared in readable]
     predictions = classifier.predict(displays) if displays else ()
-    model = classifier.identity
-    found = {
-        instance.id: _finding(decoded, prepared, prediction, model)
-        for (instance, decoded, prepared), prediction in zip(readable, predictions, strict=True)
-    }
-    return [Analysis(instance, found.get(instance.id), failures.get(instance.id)) for instance in instances]
+    for (instance, decoded, prepared), prediction in zip(readable, predictions, strict=True):
+        unlike = model.scope_limit and prediction.scope is not None and prediction.scope > model.scope_limit
+        analyses[instance.id] = Analysis(
+            instance,
+            None if unlike else _finding(decoded, prepared, prediction, model),
+            f"{OUTSIDE}: the image is unlike those that it knows" if unlike else None,
+            scope=prediction.scope,
+        )
+    return [analyses[instance.id] for instance in instances]
 
 
 def _finding(
@@ -105,11 +130,12 @@ def report_study(
 
     Raises CheckError where a result breaks one of our own rules; then nothing of the study must leave.
     """
-    results = []
+    results, kept = [], []
     for image in request.images:
         if image.finding is None or not settings.secondary_capture:
             continue
-        if uids.sc(request, image, settings) in known:
+        if (uid := uids.sc(request, image, settings)) in known:
+            kept.append(str(uid))
             continue
         display = pixels.prepare(decode.read(files.path(image.instance.sha256))).display
         capture = sc.build(request, image, display, settings)
@@ -120,7 +146,8 @@ def report_study(
         outcome=wording.outcome(request),
         summary=wording.summary(request, settings),
         results=tuple(results),
-        mismatches=source.mismatches(request),
+        mismatches=source.mismatches(image.source for image in request.images),
+        kept=tuple(kept),
     )
 
 

@@ -49,6 +49,8 @@ class DeliveryState(StrEnum):
     SENT = "SENT"
     COMMITTED = "COMMITTED"
     QUARANTINED = "QUARANTINED"
+    DISCARDED = "DISCARDED"
+    """Given up by an administrator; nothing is sent any more."""
 
 
 class Outcome(StrEnum):
@@ -113,6 +115,8 @@ class Study:
     attempts: int
     first_received_at: float
     last_received_at: float
+    renewed: int = 0
+    """The revision from which on its results are new objects with new UIDs; 0: nobody asked for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +139,17 @@ class ModelIdentity:
     """What a negative result does not mean, such as "Does not exclude a fracture."."""
     explanation: str = "Grad-CAM"
     """How the heat maps were made, as the results name it."""
+    body_parts: tuple[str, ...] = ()
+    """What it may be asked about, as BodyPartExamined; empty: everything."""
+    scope_limit: float = 1.0
+    """How unlike what it knows an image may be, 1: as its package says; 0: neither that nor the body part
+    is checked."""
 
     @property
     def key(self) -> str:
         """sha256 of all that decides an answer: a stored finding is valid for this key only."""
-        return hashlib.sha256(f"{self.sha256}:{self.threshold!r}".encode()).hexdigest()
+        scope = "" if self.scope_limit == 1 else f":scope {self.scope_limit!r}"
+        return hashlib.sha256(f"{self.sha256}:{self.threshold!r}{scope}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,6 +251,14 @@ class Analysis:
     instance: Instance
     finding: Finding | None
     failure: str | None = None
+    copied: bool = False
+    """Whether the finding is that of another version with the same content: the model did not run."""
+    changed: tuple[str, ...] = ()
+    """Keywords of patient, study and file attributes in which it differs from the version before it."""
+    skipped: bool = False
+    """Whether it is none of the model's business, so that no answer is owed; `failure` says why."""
+    scope: float | None = None
+    """See `Prediction.scope`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +304,10 @@ class ReportRequest:
     images: tuple[ImageResult, ...]
     """The analyzed and the failed images in the order of series and instance number; never empty."""
     predecessor: Predecessor | None
+    renewed: int = 0
+    """See `Study.renewed`."""
+    missing_images: int = 0
+    """How many images the PACS has of this study that were not received, as far as it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +343,24 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """What a destination answered to one C-STORE; `status` is None where no answer came."""
+    """What a destination answered for one object."""
 
     status: int | None
+    """As in PS3.4 B.2.3, STOW-RS too (PS3.18 I.2.2); None where none came."""
     comment: str
+    final: bool = False
+    """The destination will never take the object, though no status says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What an archive says of one storage commitment: which objects it keeps, and which not."""
+
+    transaction_uid: str
+    committed: frozenset[str]
+    """SOP Instance UIDs."""
+    failed: dict[str, str]
+    """SOP Instance UIDs, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,3 +406,5 @@ class Prediction:
     heat_map: HeatMap
     margin: float = math.nan
     """Logit of the positive label minus that of the negative, before calibration; NaN where there is none."""
+    scope: float | None = None
+    """How unlike what the model knows the image is, by the package's limit; None: nobody can tell."""

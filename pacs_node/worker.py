@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -17,7 +18,7 @@ from pacs_node import pipeline
 from pacs_node.config import Settings
 from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
-from pacs_node.journal import instances, studies
+from pacs_node.journal import counting, deliveries, instances, studies
 from pacs_node.journal.database import Database
 from pacs_node.records import (
     Analysis,
@@ -26,13 +27,17 @@ from pacs_node.records import (
     Instance,
     InstanceState,
     NodeIdentity,
+    Outcome,
+    Predecessor,
     ReportRequest,
     Study,
     StudyState,
 )
+from pacs_node.report import source
 
 MAX_ATTEMPTS = 3
 RETRY_SECONDS = 10.0
+FAILURE_WINDOW_SECONDS = 3600.0
 
 _log = structlog.get_logger(__name__)
 
@@ -65,8 +70,11 @@ class Worker:
         self._leases = leases
 
     def step(self) -> bool:
-        """Do one piece of work, images before studies; False where nothing was due."""
-        return self._analyze() or self._report()
+        """Do one piece of work; False where nothing was due.
+
+        Studies come before images: their answer is awaited, and images may keep coming without an end.
+        """
+        return self._report() or self._analyze()
 
     def _analyze(self) -> bool:
         claim = instances.claim_instances(self._database, self._settings.model.batch)
@@ -74,13 +82,13 @@ class Worker:
             return False
         with self._leases.hold(claim.token):
             hopeless = [
-                Analysis(instance, None, f"given up after {MAX_ATTEMPTS} attempts")
+                Analysis(instance, None, _given_up(instance.reason))
                 for instance in claim.items
                 if instance.attempts > MAX_ATTEMPTS
             ]
             todo = [instance for instance in claim.items if instance.attempts <= MAX_ATTEMPTS]
             try:
-                analyses = pipeline.analyze_instances(todo, self._files.path, self._classifier)
+                analyses = self._analyze_instances(todo)
             except Exception as error:  # noqa: BLE001 - one image must not end the worker; it comes back alone
                 _log.exception("analysis_error", instances=[instance.id for instance in todo])
                 instances.postpone_instances(self._database, claim, RETRY_SECONDS, _why(error))
@@ -97,12 +105,36 @@ class Worker:
             )
         return True
 
+    def _analyze_instances(self, todo: Sequence[Instance]) -> list[Analysis]:
+        """Analyze images; one whose content the model has spoken of before keeps what it said."""
+        before = instances.versions_before(self._database, todo)
+        uids = [instance.sop_instance_uid for instance in todo if instance.id in before]
+        known = instances.known_findings(self._database, uids, self._classifier.identity) if uids else {}
+        analyses = pipeline.analyze_instances(todo, self._files.path, self._classifier, known)
+        return [
+            replace(analysis, changed=self._changed(analysis.instance, before[analysis.instance.id]))
+            if analysis.finding and analysis.instance.id in before
+            else analysis
+            for analysis in analyses
+        ]
+
+    def _changed(self, instance: Instance, before: Instance) -> tuple[str, ...]:
+        """Keywords of patient, study and file attributes in which a version differs from the one before."""
+        headers = (
+            dcmread(self._files.path(one.sha256), stop_before_pixels=True) for one in (instance, before)
+        )
+        syntax = instance.transfer_syntax_uid == before.transfer_syntax_uid
+        return source.mismatches(headers) + (() if syntax else ("TransferSyntaxUID",))
+
     def _report(self) -> bool:
         claim = studies.claim_study(self._database)
         if claim is None:
             return False
         (study,) = claim.items
         with self._leases.hold(claim.token):
+            if study.attempts > MAX_ATTEMPTS:
+                self._give_up(claim.token, study, _given_up(study.reason))
+                return True
             try:
                 self._report_study(claim.token, study)
             except Exception as error:  # noqa: BLE001 - one study must not end the worker
@@ -110,15 +142,29 @@ class Worker:
                 if study.attempts < MAX_ATTEMPTS:
                     studies.postpone_study(self._database, claim, RETRY_SECONDS, _why(error))
                 else:
-                    studies.close_study(
-                        self._database, claim.token, study, StudyState.FAILED, _why(error), "report_failed"
-                    )
+                    self._give_up(claim.token, study, _given_up(_why(error)))
         return True
 
-    def _report_study(self, token: str, study: Study) -> None:
+    def _give_up(self, token: str, study: Study, why: str) -> None:
+        """Say in a report that there is none; in the journal alone where making that one failed, too."""
+        if study.attempts <= MAX_ATTEMPTS + 1:
+            try:
+                self._report_study(token, study, why)
+                return
+            except Exception:  # noqa: BLE001 - one study must not end the worker
+                _log.exception("failure_report_error", study_instance_uid=study.study_instance_uid)
+        self._close(token, study, StudyState.FAILED, why, "report_failed")
+
+    def _report_study(self, token: str, study: Study, failure: str | None = None) -> None:
+        """Report a study, or that it could not be reported: then of every image that `failure` is why."""
         every = studies.study_instances(self._database, study)
         relevant = [instance for instance in every if instance.state != InstanceState.SKIPPED]
         found = studies.findings(self._database, relevant, self._classifier.identity)
+        if failure:
+            relevant, found = (
+                [replace(one, state=InstanceState.FAILED, reason=failure) for one in relevant],
+                {},
+            )
         stale = [i for i in relevant if i.state == InstanceState.ANALYZED and i.id not in found]
         if stale:
             # The model or its threshold changed since: these images are analyzed again first.
@@ -135,9 +181,16 @@ class Worker:
             self._close(token, study, StudyState.FAILED, reason, "study_failed")
             return
         previous = studies.last_report(self._database, study)
-        inputs_key = _inputs_key(self._classifier.identity.key, relevant, found)
+        why = None if found else "; ".join(sorted({str(instance.reason) for instance in relevant}))
+        renewed = f" renewed {study.renewed}" if study.renewed else ""
+        missing = counting.missing_images(self._database, study.id)
+        incomplete = f" without {missing}" if missing else ""
+        inputs_key = _inputs_key(self._classifier.identity.key + renewed + incomplete, relevant, found)
         if previous and previous[0] == inputs_key:
-            self._close(token, study, StudyState.REPORTED, None, "report_unchanged")
+            self._close(token, study, StudyState.REPORTED, why, "report_unchanged")
+            return
+        if why and self._is_to_be_silent(why, failure, previous):
+            self._close(token, study, StudyState.FAILED, why, "failure_report_suppressed")
             return
         request = ReportRequest(
             node=self._node,
@@ -146,7 +199,9 @@ class Worker:
             revision=study.revision,
             created_at=self._database.clock(),
             images=in_order(self._images(relevant, found)),
-            predecessor=None if previous is None else previous[1],
+            predecessor=None if previous is None else previous[2],
+            renewed=study.renewed,
+            missing_images=missing,
         )
         known = studies.result_uids(self._database, study)
         made = pipeline.report_study(request, self._files, self._settings.report, known)
@@ -159,11 +214,26 @@ class Worker:
             created_at=request.created_at,
             results=made.results,
             mismatches=made.mismatches,
+            kept=made.kept,
+            reason=why,
         )
         senders = {instance.calling_ae_title for instance in relevant}
-        destinations = self._settings.destinations_for(senders)
-        if studies.finish_report(self._database, token, study, report, destinations):
+        routes = self._settings.routes(senders, made.outcome, deliveries.informed(self._database, study))
+        if studies.finish_report(self._database, token, study, report, routes):
             _log.info("reported", study_instance_uid=study.study_instance_uid, outcome=str(made.outcome))
+
+    def _is_to_be_silent(
+        self, reason: str, failure: str | None, previous: tuple[str, Outcome, Predecessor] | None
+    ) -> bool:
+        """Whether a report that says nothing but why is not to be sent.
+
+        Where only its making failed, an earlier report that says something must not be replaced by it.
+        """
+        if failure and previous and previous[1] is not Outcome.FAILED:
+            return True
+        since = self._database.clock() - FAILURE_WINDOW_SECONDS
+        said = studies.failures_said(self._database, reason, since)
+        return said >= self._settings.report.failures_per_hour
 
     def _close(self, token: str, study: Study, state: StudyState, reason: str | None, event: str) -> None:
         studies.close_study(self._database, token, study, state, reason, event)
@@ -206,6 +276,10 @@ def _inputs_key(model_key: str, relevant: Sequence[Instance], found: Mapping[int
         for instance in relevant
     )
     return hashlib.sha256(json.dumps([model_key, said]).encode()).hexdigest()
+
+
+def _given_up(why: str | None) -> str:
+    return f"given up after {MAX_ATTEMPTS} attempts: {why or 'the worker died'}"
 
 
 def _why(error: Exception) -> str:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import pytest
 
-pytest_plugins = ["orthanc"]
+pytest_plugins = ["orthanc", "postgresql"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STRICT = "PACS_NODE_STRICT"

@@ -1,7 +1,6 @@
-"""A real SQLite journal with a clock that the test sets."""
+"""A real journal, on SQLite and on PostgreSQL, with a clock that the test sets."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,8 +26,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(tmp_path: Path, clock: Clock) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/journal.sqlite", clock)
+def database(journal_url: str, clock: Clock) -> Iterator[Database]:
+    database = Database(journal_url, clock)
     database.migrate()
     yield database
     database.close()

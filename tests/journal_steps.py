@@ -36,10 +36,11 @@ class Steps:
         """Commit a report with one SC and one SR."""
         (study,) = claim.items
         results = tuple(
-            Result(role, f"2.25.{study.revision}{number}", "1.2.840", "2.25.7", "f" * 64, 9, None)
+            Result(role, f"2.25.{study.id}{study.revision}{number}", "1.2.840", "2.25.7", "f" * 64, 9, None)
             for number, role in enumerate(("SC", "SR"))
         )
         report = studies.Report(
             study.revision, "e" * 64, self.model, Outcome.NEGATIVE, "summary", self.database.clock(), results
         )
-        return studies.finish_report(self.database, claim.token, study, report, destinations)
+        routes = dict.fromkeys(("SC", "SR"), destinations)
+        return studies.finish_report(self.database, claim.token, study, report, routes)

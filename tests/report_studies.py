@@ -156,6 +156,7 @@ def shapes() -> dict[str, ReportRequest]:
         "partial, negative": request(image(header(1), 0.12, 1), image(header(2), None, 2)),
         "failed": request(image(header(1), None, 1), image(header(2), None, 2)),
         "amended": request(revision=2, predecessor=PREDECESSOR),
+        "images not received": request(image(header(2), 0.12, 2), missing_images=2),
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from pacs_node.config import load
 from pacs_node.demo import phantom
 from pacs_node.journal.database import open_database
 
@@ -108,3 +109,15 @@ def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     check = run(tmp_path, "config", "check")
     assert check.returncode == 2
     assert "sha256" in check.stderr
+
+
+def test_config_check_names_an_archive_that_may_not_answer(tmp_path: Path) -> None:
+    archive = '{ae_title = "VNA", host = "127.0.0.1", port = 104}'
+    (tmp_path / "config.toml").write_text(
+        f"[model]\npath = {json.dumps(str(load(None).model.path))}\n"
+        '[[peers]]\nname = "pacs"\nae_title = "PACS"\n'
+        f'[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\ncommitment = {archive}\n'
+    )
+    check = run(tmp_path, "config", "check")
+    assert check.returncode == 0, check.stderr
+    assert "destinations.pacs.commitment: VNA may not answer" in check.stdout

@@ -15,6 +15,8 @@ ORDER = ["receive", "journal", "analyze", "report", "deliver", "operate", "web",
 NEVER = {("report", "analyze"), ("deliver", "analyze"), ("web", "analyze"), ("receive", "journal")}
 HOMES = {
     "pynetdicom": {"receive", "deliver", "demo"},
+    "dicomweb_client": {"deliver"},
+    "requests": {"deliver"},
     "sqlalchemy": {"journal"},
     "alembic": {"journal"},
     "torch": {"analyze", "training"},

@@ -1,5 +1,6 @@
 """What becomes of a study, from its arrival in the spool to its results: everything real but the network."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
 
 from pacs_node import node as roles
+from pacs_node import pipeline
 from pacs_node import worker as work
-from pacs_node.config import Settings
+from pacs_node.config import Report, Settings
 from pacs_node.demo import phantom
+from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, views
+from pacs_node.journal import audit, quarantine, views
 from pacs_node.journal.database import Database
 from pacs_node.worker import Worker
 
@@ -65,6 +68,10 @@ class Bench:
     def results(self, image: Dataset, role: str) -> list[Dataset]:
         shas = [result["sha256"] for result in self.study(image)["results"] if result["role"] == role]
         return [dcmread(self.files.path(sha)) for sha in dict.fromkeys(shas)]
+
+    def event(self, image: Dataset, name: str) -> audit.AuditEvent:
+        events = audit.events(self.database, image.StudyInstanceUID)
+        return next(event for event in events if event.event == name)
 
     def events(self, image: Dataset) -> list[str]:
         return [event.event for event in audit.events(self.database, image.StudyInstanceUID)]
@@ -142,8 +149,92 @@ def test_a_changed_header_is_audited_and_not_reported_again(
     renamed.StudyDescription = "renamed"
     bench.receive(renamed)
     bench.work()
-    assert bench.events(renamed)[-3:] == ["received", "analyzed", "report_unchanged"]
+    assert bench.events(renamed)[-4:] == ["received", "header_changed", "finding_copied", "report_unchanged"]
+    assert bench.event(renamed, "header_changed").details["changed"] == []
     assert len(bench.results(renamed, "SR")) == 1
+    assert bench.model.images_seen == 1
+
+
+def test_a_merged_patient_is_audited_by_keyword_without_the_names(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    bench.receive(image())
+    bench.work()
+    merged = image()
+    merged.PatientID, merged.PatientName = "MERGED", "SOMEBODY^ELSE"
+    bench.receive(merged)
+    bench.work()
+    assert bench.event(merged, "header_changed").details["changed"] == ["PatientID", "PatientName"]
+    assert "SOMEBODY" not in str(list(audit.events(bench.database)))
+    assert bench.study(merged)["state"] == "READY"
+    assert bench.model.images_seen == 1
+
+
+@pytest.mark.parametrize("compress", ["dcmcrle", "dcmcjpls", "dcmcjpeg"])
+def test_another_lossless_transfer_syntax_is_the_same_content(
+    bench: Bench,
+    image: Callable[..., FileDataset],
+    tool: Callable[[str], Path],
+    tmp_path: Path,
+    compress: str,
+) -> None:
+    bench.receive(image())
+    bench.work()
+    plain, packed = tmp_path / "plain.dcm", tmp_path / "packed.dcm"
+    image().save_as(plain, enforce_file_format=True)
+    subprocess.run([tool(compress), plain, packed], check=True)
+    bench.receive(dcmread(packed))
+    bench.work()
+    assert bench.event(image(), "header_changed").details["changed"] == ["TransferSyntaxUID"]
+    assert bench.events(image())[-1] == "report_unchanged"
+    assert bench.model.images_seen == 1
+
+
+def test_another_window_is_another_content(bench: Bench, image: Callable[..., FileDataset]) -> None:
+    bench.receive(image())
+    bench.work()
+    windowed = image()
+    windowed.WindowCenter, windowed.WindowWidth = 100, 50
+    windowed.VOILUTFunction = "LINEAR"
+    bench.receive(windowed)
+    bench.work()
+    conflict = bench.event(windowed, "content_conflict").details
+    assert conflict["content_key"] != conflict["other_content_key"]
+    assert len(bench.results(windowed, "SR")) == 2
+    assert bench.model.images_seen == 2
+
+
+def test_content_that_returns_is_reported_again_without_the_model(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    changed, again = image(), image()
+    changed.PixelData = bytes(len(changed.PixelData))
+    again.StudyDescription = "again"
+    for one in (image(), changed, again):
+        bench.receive(one)
+        bench.work()
+    conflicts = [e for e in bench.events(again) if e == "content_conflict"]
+    assert len(conflicts) == 2
+    reports = bench.study(again)["reports"]
+    assert len(reports) == 3
+    assert reports[0]["outcome"] == reports[2]["outcome"]
+    assert bench.model.images_seen == 2
+
+
+def test_versions_that_come_together_are_compared_with_each_other(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    renamed, changed = image(), image()
+    renamed.PatientName = "SOMEBODY^ELSE"
+    changed.PixelData = bytes(len(changed.PixelData))
+    bench.receive(image(), image(), renamed, changed)
+    bench.work()
+    events = bench.events(image())
+    assert events.count("received") == 3
+    assert events.count("duplicate_received") == 1
+    assert bench.event(image(), "header_changed").details["changed"] == ["PatientName"]
+    assert events.count("content_conflict") == 1
+    assert len(bench.study(image())["reports"]) == 1
 
 
 def test_other_pixels_under_the_same_uid_are_reported_anew(
@@ -156,6 +247,7 @@ def test_other_pixels_under_the_same_uid_are_reported_anew(
     bench.receive(changed)
     bench.work()
     assert len(bench.results(changed, "SR")) == 2
+    assert "content_conflict" in bench.events(changed)
     received = [e for e in audit.events(bench.database, changed.StudyInstanceUID) if e.event == "received"]
     assert received[1].details["other_versions"] == [received[0].details["sha256"]]
 
@@ -246,8 +338,172 @@ def test_a_lasting_error_of_the_model_ends_in_a_failure_report(
     bench.receive(image())
     bench.work()
     (item,) = bench.study(image())["instances"]
-    assert (item["state"], item["reason"]) == ("FAILED", f"given up after {work.MAX_ATTEMPTS} attempts")
+    given_up = f"given up after {work.MAX_ATTEMPTS} attempts: unexpected RuntimeError"
+    assert (item["state"], item["reason"]) == ("FAILED", given_up)
     assert bench.results(image(), "SR")[0].SeriesDescription == "AI: NOT ANALYZED"
+
+
+@pytest.fixture
+def build_dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Let no Secondary Capture be built; what is no Exception stands for what ends a process."""
+
+    def die(error: BaseException) -> None:
+        def build(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(pipeline.sc, "build", build)
+
+    return die
+
+
+def died(bench: Bench, image: Dataset) -> None:
+    """Work as a worker that dies at it, whose lease then runs out."""
+    with pytest.raises(KeyboardInterrupt):
+        bench.work()
+    bench.now += 180
+
+
+def test_a_report_that_cannot_be_made_is_answered_by_one_that_says_so(
+    bench: Bench, image: Callable[..., FileDataset], build_dies: Callable[[BaseException], None]
+) -> None:
+    build_dies(CheckError("a rule of ours"))
+    bench.receive(image())
+    bench.work()
+    (report,) = bench.results(image(), "SR")
+    assert report.SeriesDescription == "AI: NOT ANALYZED"
+    assert bench.results(image(), "SC") == []
+    texts = [item.TextValue for item in report.ContentSequence[-1].ContentSequence if "TextValue" in item]
+    assert texts[1].endswith("given up after 3 attempts: a rule of ours")
+    study = bench.study(image())
+    assert (study["state"], study["reason"]) == ("READY", "given up after 3 attempts: a rule of ours")
+    assert bench.events(image()).count("report_postponed") == work.MAX_ATTEMPTS - 1
+
+
+def test_a_report_that_ends_the_worker_is_tried_so_often_and_no_more(
+    bench: Bench, image: Callable[..., FileDataset], build_dies: Callable[[BaseException], None]
+) -> None:
+    build_dies(KeyboardInterrupt())
+    bench.receive(image())
+    for _ in range(work.MAX_ATTEMPTS):
+        died(bench, image())
+    bench.work()
+    assert bench.results(image(), "SR")[0].SeriesDescription == "AI: NOT ANALYZED"
+    assert bench.study(image())["reason"] == "given up after 3 attempts: the worker died"
+
+
+def test_a_failure_report_that_ends_the_worker_is_not_tried_for_ever(
+    bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.sc, "build", build)
+    monkeypatch.setattr(pipeline.sr, "build", build)
+    bench.receive(image())
+    for _ in range(work.MAX_ATTEMPTS + 1):
+        died(bench, image())
+    bench.work()
+    study = bench.study(image())
+    assert (study["state"], study["results"]) == ("FAILED", [])
+    assert bench.events(image())[-1] == "report_failed"
+
+
+def test_a_failure_to_report_never_replaces_an_answer(
+    bench: Bench, build_dies: Callable[[BaseException], None]
+) -> None:
+    first, late = phantom.two_views(1, rows=160, columns=128)
+    bench.receive(first)
+    bench.work()
+    build_dies(CheckError("a rule of ours"))
+    bench.receive(late)
+    bench.work()
+    assert len(bench.results(first, "SR")) == 1
+    assert bench.study(first)["state"] == "FAILED"
+    assert bench.events(first)[-1] == "failure_report_suppressed"
+
+
+def test_a_success_amends_the_failure_report(
+    bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.model.fails = 100
+    bench.receive(image())
+    bench.work()
+    bench.model.fails = 0
+    assert quarantine.retry_study(bench.database, image().StudyInstanceUID, "li")
+    bench.work()
+    before, after = bench.results(image(), "SR")
+    assert before.SeriesDescription == "AI: NOT ANALYZED"
+    assert after.SeriesDescription.startswith("AMENDED")
+    assert "NOT ANALYZED" not in after.SeriesDescription
+
+
+def test_reports_of_failures_are_limited_for_each_reason(
+    bench: Bench, image: Callable[..., FileDataset]
+) -> None:
+    bench.settings = bench.settings.model_copy(update={"report": Report(failures_per_hour=2)})
+    broken = [image(seed) for seed in range(5)]
+    for number, one in enumerate(broken):
+        del one.PixelData
+        if number == 3:
+            one.PixelData = b""
+    for one in broken[:4]:
+        bench.receive(one)
+    bench.work()
+    answered = [len(bench.results(one, "SR")) for one in broken[:4]]
+    assert answered == [1, 1, 0, 1]
+    silent = bench.study(broken[2])
+    assert (silent["state"], silent["reason"]) == ("FAILED", "the object has no pixel data")
+    assert bench.events(broken[2])[-1] == "failure_report_suppressed"
+    # An hour later (each `work` lets one pass) there is room again.
+    bench.receive(broken[4])
+    bench.work()
+    assert len(bench.results(broken[4], "SR")) == 1
+
+
+def test_reports_of_failures_can_be_switched_off(bench: Bench, image: Callable[..., FileDataset]) -> None:
+    bench.settings = bench.settings.model_copy(update={"report": Report(failures_per_hour=0)})
+    broken = image()
+    del broken.PixelData
+    bench.receive(broken)
+    bench.work()
+    assert (bench.study(broken)["state"], bench.study(broken)["results"]) == ("FAILED", [])
+
+
+def test_an_image_that_ends_the_worker_is_given_up_and_the_others_are_analyzed(
+    bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = image(9)
+    read = pipeline.decode.read
+
+    def die(path: Path) -> Any:
+        if dcmread(path, stop_before_pixels=True).SOPInstanceUID == poison.SOPInstanceUID:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(pipeline.decode, "read", die)
+    bench.receive(image(1), poison, image(2))
+    # Once with the others of its batch, then alone.
+    for _ in range(work.MAX_ATTEMPTS):
+        died(bench, poison)
+    bench.work()
+    assert bench.study(poison)["instances"][0]["reason"] == "given up after 3 attempts: the worker died"
+    assert bench.results(poison, "SR")[0].SeriesDescription == "AI: NOT ANALYZED"
+    for seed in (1, 2):
+        assert len(bench.results(image(seed), "SC")) == 1
+    assert bench.model.images_seen == 2
+
+
+def test_too_little_memory_is_not_the_image_s_fault(
+    bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def frame(*_: object) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(pipeline.decode, "_frame", frame)
+    bench.receive(image())
+    bench.work()
+    assert bench.events(image())[:3] == ["received", "analysis_postponed", "analyzed"]
 
 
 def test_a_late_image_under_another_threshold_is_read_with_all_the_others(bench: Bench) -> None:
@@ -270,3 +526,15 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_go_on(
     assert bench.files.spooled() == []
     assert len(list((bench.files.root / "spool" / "unreadable").iterdir())) == 1
     assert next(e.event for e in audit.events(bench.database)) == "unreadable"
+
+
+def test_a_study_that_is_due_does_not_wait_for_the_images_of_others(bench: Bench) -> None:
+    first, other = (phantom.dataset(seed, rows=64, columns=64) for seed in (71, 72))
+    worker = Worker(bench.settings, bench.database, bench.files, bench.identity, bench.model, NoLeases())
+    bench.receive(first)
+    assert worker.step()
+    bench.now += 600
+    bench.receive(other)
+    assert worker.step()
+    assert bench.study(first)["reports"]
+    assert bench.study(other)["instances"][0]["state"] == "RECEIVED"

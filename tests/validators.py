@@ -28,22 +28,27 @@ ALLOWED = {
     r"IE <\w+> versus <\w+> for file <[^>]*> versus <[^>]*>",
     # What the source does not state, or states oddly, is taken over as it is.
     r"Warning - Missing attribute or value that would be needed to build DICOMDIR - "
-    r"(Study Time|Study ID|Instance Number)",
+    r"(Patient ID|Study Date|Study Time|Study ID|Instance Number)",
     r"Warning - Value dubious for this VR - \(0x0010,0x0010\) PN Patient's Name  PN \[1\] = <.*> - "
     r"Retired Person Name form",
     r"Warning - Unrecognized defined term <.*> for value 1 of attribute <Body Part Examined>",
     # Type 2: our objects have it, if only empty, also where the source breaks the rule.
     r"Warning - Attribute present in one instance but not the other - Element="
-    r"<(PatientBirthDate|PatientSex|StudyTime|StudyID|ReferringPhysicianName)> IE=<\w+> for file .*",
+    r"<(PatientName|PatientID|PatientBirthDate|PatientSex|StudyDate|StudyTime|StudyID|AccessionNumber"
+    r"|ReferringPhysicianName)> IE=<\w+> for file .*",
     # dcmtk 3.6.7 cannot check the values of these character sets, and says so.
     r"W: The VR checker does not support this Specific Character Set: .*",
-    r"W: Reading unknown/unsupported SpecificCharacterSet \(\\ISO 2022 IR (87|149)\)",
+    r"W: Reading unknown/unsupported SpecificCharacterSet \(\\ISO 2022 IR (58|87|149)\)",
     # TID 1500 and TID 1501 are extensible: the summary, and present or absent as the value of the finding.
     r'Warning: [\d.]+: /CONTAINER \(126000,DCM,"Imaging Measurement Report"\)/TEXT \(121111,DCM,"Summary"\): '
     r"Content Item not in template",
     r'Warning: [\d.]+: /CONTAINER \(126000,DCM,"Imaging Measurement Report"\)/CONTAINER '
     r'\(126010,DCM,"Imaging Measurements"\)/CONTAINER \(125007,DCM,"Measurement Group"\)/CODE '
     r'\(125605004,SCT,"Fracture of bone"\): Content Item not in template',
+    # TID 2000 and TID 2002 are extensible, too: a failure report says in a code that nothing succeeded.
+    r'Warning: [\d.]+: /CONTAINER \(18748-4,LN,"Diagnostic Imaging Report"\)/CONTAINER '
+    r'\(121072,DCM,"Impressions"\)/CODE \(111017,DCM,"CAD Processing and Findings Summary"\): '
+    r"Content Item not in template",
 }
 """Patterns of whole lines, each with its reason."""
 

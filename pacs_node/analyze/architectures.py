@@ -25,6 +25,8 @@ class Architecture:
     layer: str
     stride: float
     origin: float
+    middle: str
+    """A layer of middle depth; what it sees tells of what kind an image is, see `scope`."""
 
 
 class PaperCnn(nn.Module):
@@ -138,11 +140,17 @@ def torchvision_network(name: str) -> nn.Module:
 
 
 ARCHITECTURES = {
-    "paper-cnn": Architecture(PaperCnn, "features.8", 8.0, 4.0),
-    "squeezenet1_0": Architecture(squeezenet1_0, "features.12", 16.0, 17.5),
-    "squeezenet1_0-map": Architecture(ActivationMap, "pyramid", ActivationMap.STRIDE, ActivationMap.ORIGIN),
-    "resnet18": Architecture(partial(torchvision_network, "resnet18"), "layer4", 32.0, 0.5),
-    "resnet50": Architecture(partial(torchvision_network, "resnet50"), "layer4", 32.0, 0.5),
-    "densenet121": Architecture(partial(torchvision_network, "densenet121"), "features.norm5", 32.0, 14.5),
-    "efficientnet_b0": Architecture(partial(torchvision_network, "efficientnet_b0"), "features.8", 32.0, 0.5),
+    "paper-cnn": Architecture(PaperCnn, "features.8", 8.0, 4.0, "features.4"),
+    "squeezenet1_0": Architecture(squeezenet1_0, "features.12", 16.0, 17.5, "features.7"),
+    "squeezenet1_0-map": Architecture(
+        ActivationMap, "pyramid", ActivationMap.STRIDE, ActivationMap.ORIGIN, "features.7"
+    ),
+    "resnet18": Architecture(partial(torchvision_network, "resnet18"), "layer4", 32.0, 0.5, "layer2"),
+    "resnet50": Architecture(partial(torchvision_network, "resnet50"), "layer4", 32.0, 0.5, "layer2"),
+    "densenet121": Architecture(
+        partial(torchvision_network, "densenet121"), "features.norm5", 32.0, 14.5, "features.transition2"
+    ),
+    "efficientnet_b0": Architecture(
+        partial(torchvision_network, "efficientnet_b0"), "features.8", 32.0, 0.5, "features.4"
+    ),
 }

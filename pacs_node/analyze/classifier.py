@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,10 +44,12 @@ class Classifier:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threshold: float | None = None,
         batch: int = 256,
+        scope_limit: float = 1.0,
     ) -> None:
         """Move the networks to their device. Raises ModelError where CUDA is asked for and there is none.
 
-        `threshold` replaces the package's own; `batch` is the largest number of images in a forward pass.
+        `threshold` replaces the package's own; `batch` is the largest number of images in a forward pass;
+        `scope_limit` is what `identity` says of it.
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise ModelError(
@@ -59,8 +62,9 @@ class Classifier:
             for network in (network.to(self._device) for network in package.networks)
         ]
         self._manifest = package.manifest
+        self._guard = package.guard
         self._batch = batch
-        own = package.identity
+        own = replace(package.identity, scope_limit=scope_limit)
         self.identity: ModelIdentity = own if threshold is None else replace(own, threshold=threshold)
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
@@ -86,7 +90,10 @@ class Classifier:
     def _forward(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         members = self._manifest.networks
         inputs = {size: self._inputs(images, size) for size in {member.size for member in members}}
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            self._guard.watch() if self._guard else nullcontext[list[Tensor]]([]) as features,
+        ):
             answers = [
                 answer
                 for network, member in zip(self._networks, members, strict=True)
@@ -98,9 +105,13 @@ class Classifier:
                 f"{self.identity.id}: the networks answer an image with values that are no numbers"
             )
         placements = inputs[None][1]
+        # The first pass is that of the images as they are; a second one is mirrored.
+        scores = self._guard.scores(features[0]) if self._guard else [None] * len(images)
         return [
-            self._prediction(float(margin), values, answer, placement)
-            for margin, values, placement in zip(answer.margins, answer.maps, placements, strict=True)
+            self._prediction(float(margin), values, answer, placement, score)
+            for margin, values, placement, score in zip(
+                answer.margins, answer.maps, placements, scores, strict=True
+            )
         ]
 
     def _inputs(
@@ -139,7 +150,12 @@ class Classifier:
             yield _Answer(margins.cpu().numpy(), maps.cpu().numpy(), (left, origin), stride, explains)
 
     def _prediction(
-        self, margin: float, values: NDArray[np.float32], grid: _Answer, placement: pixels.Placement
+        self,
+        margin: float,
+        values: NDArray[np.float32],
+        grid: _Answer,
+        placement: pixels.Placement,
+        score: float | None,
     ) -> Prediction:
         calibration = self._manifest.calibration
         logit = calibration.slope * margin + calibration.intercept
@@ -149,7 +165,7 @@ class Classifier:
             step=(grid.stride / placement.scale[0], grid.stride / placement.scale[1]),
         )
         probability = round(1 / (1 + math.exp(-max(-700.0, min(700.0, logit)))), 4)
-        return Prediction(probability=probability, heat_map=heat_map, margin=margin)
+        return Prediction(probability=probability, heat_map=heat_map, margin=margin, scope=score)
 
 
 def _mean(answers: Sequence[_Answer]) -> _Answer:

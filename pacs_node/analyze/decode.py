@@ -7,7 +7,9 @@ import json
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -16,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_fragments, parse_basic_offsets
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 
+from pacs_node.analyze import codestream
 from pacs_node.errors import DecodeError, InputError
 
 StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.int16]
@@ -44,16 +48,25 @@ KEY_ATTRIBUTES = (
 )
 KEY_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
 
+_REQUIRED = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+)
 _PLUGINS = {
     **dict.fromkeys((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), "gdcm"),
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
     uid.RLELossless: "pylibjpeg",
 }
 # What pydicom, gdcm, openjpeg and zlib raise on damaged files, as far as they say and were seen to.
-# OSError is not in it: a disk that fails is not the image's fault.
+# OSError and MemoryError are not in it: a disk that fails, or too little memory, is not the image's fault.
 READ_ERRORS = (
     *(InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RuntimeError),
-    *(ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError),
+    *(ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError),
 )
 
 
@@ -94,7 +107,7 @@ def read(path: Path) -> Decoded:
             values, notes = _stored_values(_frame(dataset, path), dataset)
             key = _content_key(values, dataset)
         except READ_ERRORS as error:
-            raise DecodeError(f"the pixel data cannot be decoded: {_reason(error)}") from error
+            raise DecodeError(f"the pixel data cannot be decoded: {reason(error)}") from error
     del dataset.PixelData
     return Decoded(header=dataset, pixels=values, content_key=key, notes=notes)
 
@@ -107,6 +120,9 @@ def _check(dataset: Dataset) -> None:
         raise DecodeError("the pixel data is empty")
     if "TransferSyntaxUID" not in dataset.file_meta:
         raise DecodeError("the file does not state its transfer syntax")
+    absent = [keyword for keyword in _REQUIRED if dataset.get(keyword) in (None, "")]
+    if absent:
+        raise DecodeError(f"{', '.join(absent)} absent or empty")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise InputError(
             f"{dataset.NumberOfFrames} frames in one object; only single-frame images are analyzed"
@@ -131,10 +147,57 @@ def _check(dataset: Dataset) -> None:
 def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
     """The frame: (rows, columns), or (rows, columns, 3) in RGB; pydicom clears the bits above BitsStored."""
     syntax = dataset.file_meta.TransferSyntaxUID
+    decoder = get_decoder(syntax)
+    if syntax.is_encapsulated:
+        stream = b"".join(_fragments(dataset))
+        if syntax != uid.RLELossless:
+            _check_stream(stream, dataset)
+        dataset.PixelData = encapsulate([stream], has_bot=False)
+    else:
+        _check_length(dataset)
     if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
         return _twelve_bit_jpeg(dataset, path)
-    array, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
-    return array
+    below = 0 if syntax.is_encapsulated else _bits_below(dataset)
+    dataset.BitsStored += below
+    array, _ = decoder.as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
+    dataset.BitsStored -= below
+    return array >> below
+
+
+def _fragments(dataset: Dataset) -> Iterator[bytes]:
+    """All fragments: they are one frame, whatever a basic offset table says (PS3.5 A.4)."""
+    data = BytesIO(dataset.PixelData)
+    parse_basic_offsets(data)
+    return generate_fragments(data)
+
+
+def _check_stream(stream: bytes, dataset: Dataset) -> None:
+    """Refuse a compressed image of another size than the header's: decoders take memory for what it claims.
+
+    Nor is one decoded that was cut off: decoders fill up what is missing, and say nothing.
+    """
+    rows, columns, samples = codestream.size(stream)
+    if (rows, columns, samples) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
+        raise DecodeError(
+            f"the compressed image has {rows} rows x {columns} columns x {samples} samples, the header says "
+            f"{dataset.Rows} x {dataset.Columns} x {dataset.SamplesPerPixel}"
+        )
+    if not codestream.is_complete(stream):
+        raise DecodeError("the compressed image was cut off: it has no end")
+
+
+def _check_length(dataset: Dataset) -> None:
+    """Refuse pixel data for two images of this header: it is of other pixels, such as of 16 bits, not 8."""
+    stated = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    if len(dataset.PixelData) >= 2 * stated > 2:
+        raise DecodeError(f"the pixel data has {len(dataset.PixelData)} bytes, the header says {stated}")
+
+
+def _bits_below(dataset: Dataset) -> int:
+    """How many bits lie below the image where HighBit says that it is in the upper ones (PS3.5 8.1.1)."""
+    high = dataset.get("HighBit")
+    inside = isinstance(high, int) and dataset.BitsStored <= high < dataset.BitsAllocated
+    return high + 1 - dataset.BitsStored if inside else 0
 
 
 def _twelve_bit_jpeg(dataset: Dataset, path: Path) -> NDArray[np.integer]:
@@ -154,7 +217,11 @@ def _stored_values(frame: NDArray[np.integer], dataset: Dataset) -> tuple[Stored
         gray: StoredValues = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY).astype(frame.dtype)
         return gray, (f"{dataset.PhotometricInterpretation} image; its luminance was analyzed",)
     notes = []
-    if dataset.get("HighBit") != dataset.BitsStored - 1:
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and _bits_below(dataset):
+        notes.append(
+            f"HighBit {dataset.HighBit}: the {_bits_below(dataset)} bits below the image were left out"
+        )
+    elif dataset.get("HighBit") != dataset.BitsStored - 1:
         notes.append(f"HighBit is not BitsStored - 1 = {dataset.BitsStored - 1}; it was taken as that")
     values: StoredValues = frame.astype(frame.dtype.newbyteorder("="))
     return values, tuple(notes)
@@ -195,6 +262,6 @@ def _canonical(value: object) -> object:
         return str(value)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """A decoder's message on one line of bearable length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

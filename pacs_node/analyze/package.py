@@ -20,6 +20,7 @@ from torch import nn
 
 from pacs_node.analyze.architectures import ARCHITECTURES
 from pacs_node.analyze.onnx import OCCLUSION, OnnxNetwork
+from pacs_node.analyze.scope import Guard, Scope
 from pacs_node.errors import ModelError
 from pacs_node.records import ModelIdentity
 
@@ -117,12 +118,16 @@ class Manifest(Member):
     labels: tuple[Text, Text]
     """What the two logits stand for: the negative label, then the positive."""
     threshold: float = Field(gt=0, lt=1)
+    body_parts: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")], ...] = ()
+    """What it may be asked about, as BodyPartExamined (PS3.16 Annex L); empty: everything."""
     input: Input
     calibration: Calibration
     finding: Concept
     provenance: Provenance
     members: tuple[Member, ...] = ()
     """The other networks; the package's margin is the mean of all networks' margins."""
+    scope: Scope | None = None
+    """Without it, every image is taken for one that the model knows."""
 
     @property
     def networks(self) -> tuple[Member, ...]:
@@ -138,19 +143,24 @@ class Package:
     identity: ModelIdentity
     networks: tuple[nn.Module | OnnxNetwork, ...]
     """On the CPU, for inference, in the order of `manifest.networks`."""
+    guard: Guard | None
+    """None where `manifest.scope` is."""
 
 
 def load(folder: Path) -> Package:
     """Check and load a model package.
 
     Raises ModelError where a file is missing, `model.toml` has an unknown key or a bad value, the weights are
-    not those that it names (sha256), or they do not fit the architecture.
+    not those that it names (sha256), or they do not fit the architecture; so too for the scope's file.
     """
     manifest = read_manifest(folder)
     networks = tuple(
         _network(folder / member.weights, member, manifest.input) for member in manifest.networks
     )
-    return Package(manifest=manifest, identity=identity(manifest), networks=networks)
+    guard = None
+    if manifest.scope:
+        guard = Guard(folder, manifest.scope, _watched(folder / MANIFEST, networks, manifest.scope))
+    return Package(manifest=manifest, identity=identity(manifest), networks=networks, guard=guard)
 
 
 def _network(path: Path, member: Member, shown: Input) -> nn.Module | OnnxNetwork:
@@ -172,6 +182,17 @@ def _network(path: Path, member: Member, shown: Input) -> nn.Module | OnnxNetwor
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"{path}: does not fit {member.architecture}: {error}") from error
     return network.requires_grad_(False).eval()
+
+
+def _watched(path: Path, networks: tuple[nn.Module | OnnxNetwork, ...], scope: Scope) -> nn.Module:
+    if scope.network >= len(networks):
+        raise ModelError(f"{path}: scope.network: the last of {len(networks)} is {len(networks) - 1}")
+    network = networks[scope.network]
+    if isinstance(network, OnnxNetwork):
+        raise ModelError(f"{path}: scope.network: a network in {ONNX} cannot be watched")
+    if scope.layer not in dict(network.named_modules()):
+        raise ModelError(f"{path}: scope.layer: this network has no layer {scope.layer!r}")
+    return network
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -244,7 +265,7 @@ def identity(manifest: Manifest) -> ModelIdentity:
     told = {"id", "name", "version", "provenance", "weights"}
     answers = manifest.model_dump(
         mode="json",
-        exclude={**dict.fromkeys(told, True), "members": {"__all__": {"weights"}}},
+        exclude={**dict.fromkeys(told, True), "members": {"__all__": {"weights"}}, "scope": {"file"}},
         exclude_defaults=True,
     )
     finding = manifest.finding
@@ -260,6 +281,7 @@ def identity(manifest: Manifest) -> ModelIdentity:
         negative_phrase=finding.negative,
         negative_caveat=finding.caveat,
         explanation=explanations.pop() if len(explanations) == 1 else "several methods",
+        body_parts=manifest.body_parts,
     )
 
 

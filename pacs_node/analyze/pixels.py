@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-from pacs_node.analyze.decode import Decoded, StoredValues
+from pacs_node.analyze.decode import READ_ERRORS, Decoded, StoredValues, reason
 from pacs_node.errors import InputError
 from pacs_node.records import Point
 
@@ -63,8 +62,8 @@ def prepare(decoded: Decoded) -> Prepared:
     try:
         brightness = _brightness(unsigned, pixels.dtype, header, notes)
         _note_aspect(header, notes)
-    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        raise InputError(f"a rescale, window or LUT of the image cannot be read: {error}") from error
+    except READ_ERRORS as error:
+        raise InputError(f"a rescale, window or LUT of the image cannot be read: {reason(error)}") from error
     if not np.isfinite(brightness).all():
         raise InputError("the rescale or window of the image leads to values that are not numbers")
     return Prepared(display=brightness.astype(np.float32)[unsigned], notes=tuple(notes))
@@ -78,7 +77,10 @@ def _brightness(
 ) -> NDArray[np.float64]:
     """The brightness of each possible stored value, in the order of its unsigned bit pattern."""
     stored: StoredValues = np.arange(1 << 8 * dtype.itemsize).astype(unsigned.dtype).view(dtype)
-    modality = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+    if header.SamplesPerPixel != 1:
+        # Windows and inversion are for gray alone (PS3.3 C.11.2, C.7.6.3.1.2).
+        return np.asarray(np.clip(stored / (2.0 ** int(header.BitsStored) - 1), 0, 1), np.float64)
+    modality = _modality(stored, header)
     if not np.isfinite(modality).all():
         return modality
     brightness = _voi_lut(modality, header)
@@ -99,7 +101,7 @@ def _brightness(
 def _note_aspect(header: Dataset, notes: list[str]) -> None:
     """Pixels that are not square (PS3.3 C.7.6.3.1.7) are analyzed and drawn as they are stored."""
     ratio = header.get("PixelAspectRatio")
-    if ratio and int(ratio[0]) != int(ratio[1]):
+    if isinstance(ratio, MultiValue) and len(ratio) == 2 and int(ratio[0]) != int(ratio[1]):
         notes.append(f"pixels are not square (PixelAspectRatio {ratio[0]}\\{ratio[1]}); analyzed as stored")
 
 
@@ -138,14 +140,42 @@ def letterbox(
     return square, Placement(scale=(width / columns, height / rows), offset=(float(left), float(top)))
 
 
+def _modality(stored: StoredValues, header: Dataset) -> NDArray[np.float64]:
+    """Stored values by modality LUT or rescale (PS3.3 C.11.1)."""
+    if header.get("ModalityLUTSequence"):
+        return _looked_up(stored.astype(np.float64), header.ModalityLUTSequence[0])[0]
+    slope, intercept = _first(header.get("RescaleSlope")), _first(header.get("RescaleIntercept"))
+    values = stored.astype(np.float64)
+    return values * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
 def _voi_lut(values: NDArray[np.float64], header: Dataset) -> NDArray[np.float64] | None:
     """Brightness by the first VOI LUT, None where the image has none (PS3.3 C.11.2)."""
     if not header.get("VOILUTSequence"):
         return None
-    bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
-    looked_up = np.asarray(apply_voi(np.round(values).astype(np.int64), header), dtype=np.float64)
+    looked_up, bits = _looked_up(values, header.VOILUTSequence[0])
     brightness: NDArray[np.float64] = np.clip(looked_up / (2**bits - 1), 0, 1)
     return brightness
+
+
+def _looked_up(values: NDArray[np.float64], lut: Dataset) -> tuple[NDArray[np.float64], int]:
+    """Values through a LUT, and the bits of its entries (PS3.3 C.11.1.1.1, C.11.2.1.1).
+
+    Its data come as words, or as bytes where there are more of them than a US may hold, or two entries a word.
+    """
+    count, first, bits = (int(value) for value in lut.LUTDescriptor)
+    count = count or 1 << 16
+    if not 8 <= bits <= 16:
+        raise ValueError(f"LUT entries of {bits} bits; there are 8 to 16")
+    if first > 0x7FFF and values.min() < 0:
+        first -= 1 << 16  # written unsigned though the values are signed
+    data = lut.LUTData
+    packed = data if isinstance(data, bytes) else np.atleast_1d(np.asarray(data, np.uint16)).tobytes()
+    entries = np.frombuffer(packed, np.uint8 if bits == 8 and len(packed) < 2 * count else np.uint16)
+    if len(entries) < count:
+        raise ValueError(f"a LUT of {len(entries)} entries; its descriptor says {count}")
+    at = np.clip(np.rint(values) - first, 0, count - 1).astype(np.intp)
+    return entries[at].astype(np.float64), bits
 
 
 def _stated_window(header: Dataset, notes: list[str]) -> tuple[float, float, str] | None:

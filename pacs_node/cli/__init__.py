@@ -11,7 +11,18 @@ import typer
 from rich.console import Console
 
 from pacs_node import __version__
-from pacs_node.cli import analyze, configure, demo, evaluate, feedback, inspect, serve, train
+from pacs_node.cli import (
+    analyze,
+    configure,
+    demo,
+    evaluate,
+    feedback,
+    inspect,
+    outbox,
+    reconcile,
+    serve,
+    train,
+)
 from pacs_node.cli.context import Context
 from pacs_node.errors import ConfigError, ModelError, PacsNodeError
 
@@ -35,7 +46,10 @@ VERBS: tuple[Callable[..., None], ...] = (
     inspect.status,
     inspect.studies,
     inspect.show,
-    inspect.retry,
+    outbox.retry,
+    outbox.quarantine,
+    outbox.send,
+    reconcile.reconcile,
     feedback.validate,
     train.train,
     evaluate.evaluate,

@@ -46,6 +46,7 @@ def init(
 def check(context: typer.Context) -> None:
     """Check the configuration and the model package that it names."""
     from pacs_node.analyze import package
+    from pacs_node.journal.database import Database
     from pacs_node.operate import housekeeping
 
     settings = of(context).settings()
@@ -55,12 +56,17 @@ def check(context: typer.Context) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"configuration: {of(context).config or 'defaults'}")
     console.print(f"listens as {settings.node.ae_title} on {settings.node.host}:{settings.node.port}")
-    console.print(f"journal: {settings.database_url}")
+    console.print(f"journal: {Database(settings.database_url).name}")
     console.print(f"model: {settings.model.path}")
     if not settings.peers:
         console.print("warning: no [[peers]]: anyone may send")
     if not settings.destinations:
         console.print("warning: no [[destinations]]: results are made and kept, but sent nowhere")
+    peers = {peer.ae_title for peer in settings.peers}
+    for one in settings.destinations:
+        if peers and one.commitment and one.commitment.ae_title not in peers:
+            refused = f"{one.commitment.ae_title} may not answer: it is not among the [[peers]]"
+            console.print(f"warning: destinations.{one.name}.commitment: {refused}")
 
 
 def show(context: typer.Context) -> None:

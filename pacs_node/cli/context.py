@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import pwd
 import sys
 import traceback
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ class Context:
         database = Database(self.settings().database_url)
         if not database.exists:
             raise JournalError(
-                f"{database.path}: no journal there; name the node's configuration with --config"
+                f"{database.name}: no journal there; name the node's configuration with --config"
             )
         database.migrate()
         return database
@@ -129,3 +131,11 @@ def shown(key: str, value: Any) -> str:
     if key.endswith("_at") and isinstance(value, float):
         return datetime.fromtimestamp(value, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return str(value)
+
+
+def who() -> str:
+    """The user of the operating system, as the process has it and not as the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"

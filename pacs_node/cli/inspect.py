@@ -14,23 +14,34 @@ from pacs_node.errors import PacsNodeError
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StudyUid = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")]
 
+_CHECKS = ("echo", "disk")
+"""The jobs of the calendar whose last answer `status` tells."""
+
 
 def status(context: typer.Context, json: Json = False) -> None:
     """Show the running processes and the queues; fails unless every role is running and ready."""
-    from pacs_node.journal import roles, views
+    from pacs_node.journal import audit, quarantine, roles, views
 
     database = of(context).database()
     running = roles.running(database)
-    counts = views.counts(database)
+    names = [destination.name for destination in of(context).settings().destinations]
+    counts = {**views.counts(database), "attention": quarantine.counts(database, names)}
     missing = roles.missing(running)
+    checked = [event.details if (event := audit.last(database, f"calendar_{job}")) else {} for job in _CHECKS]
+    unreachable, disk_low = checked[0].get("unreachable", {}), checked[1].get("low", False)
     if json:
-        print_json({"ready": not missing, "roles": [asdict(role) for role in running], **counts})
+        found = {"ready": not missing, "roles": [asdict(role) for role in running], **counts}
+        print_json({**found, "unreachable": unreachable, "disk_low": disk_low})
     else:
         columns = {"role": "role", "host": "host", "pid": "pid", "address": "serves", "ready": "ready"}
         print_table([asdict(role) for role in running], columns, "no process is running")
         for name, states in counts.items():
             told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
             Console(highlight=False, markup=False).print(f"{name}: {told}")
+        for why in unreachable.values():
+            Console(highlight=False, markup=False).print(f"unreachable: {why}")
+        if disk_low:
+            Console(highlight=False, markup=False).print("disk: less than twice `min_free_gb` is free")
         if missing:
             Console(highlight=False, markup=False).print(f"not running or not ready: {', '.join(missing)}")
     if missing:
@@ -75,17 +86,22 @@ def show(context: typer.Context, study: StudyUid, json: Json = False) -> None:
         return
     console = Console(highlight=False, markup=False)
     console.print(f"study {found['study_instance_uid']}: {found['state']} {found['reason'] or ''}")
+    if found["expected"]:
+        missing = found["missing"]
+        received = f"{found['expected'] - len(missing)} of {found['expected']} images received"
+        console.print(f"{received}, missing: {', '.join(missing)}" if missing else received, soft_wrap=True)
     for title, key, columns in (
         ("images", "instances", ("sop_instance_uid", "modality", "state", "probability", "reason")),
         ("reports", "reports", ("revision", "created_at", "outcome", "summary")),
         (
             "results",
             "results",
-            ("role", "sop_instance_uid", "destination", "state", "last_comment"),
+            ("role", "sop_instance_uid", "destination", "state", "attempts", "last_comment", "next_try_at"),
         ),
     ):
         console.print(f"\n{title}")
-        print_table(found[key], {column: column.replace("_", " ") for column in columns}, "none")
+        headings = {column: column.removesuffix("_at").replace("_", " ") for column in columns}
+        print_table(found[key], headings, "none")
     console.print("\naudit trail")
     for event in events:
         console.print(event_line(event), soft_wrap=True)
@@ -95,15 +111,6 @@ def event_line(event: dict[str, Any]) -> str:
     """One audit event as a line for people."""
     details = " ".join(f"{key}={value}" for key, value in event["details"].items() if value not in (None, ""))
     return f"{event['seq']:>6}  {shown('_at', event['at'])}  {event['event']:<18} {details}"
-
-
-def retry(context: typer.Context, study: StudyUid) -> None:
-    """Try a study's failed images, its failed report and its undelivered results again, at once."""
-    from pacs_node.journal.studies import retry as retry_study
-
-    if not retry_study(of(context).database(), study):
-        raise PacsNodeError(f"{study}: no such study was received; `pacs-node studies` lists them")
-    Console(highlight=False, markup=False).print(f"study {study} will be tried again")
 
 
 def verify(context: typer.Context) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from pacs_node.cli.context import of
 from pacs_node.config import Settings
+from pacs_node.errors import ConfigError
 
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="End when standard input ends.")]
 
@@ -53,18 +56,35 @@ def deliver(context: typer.Context, supervised: Supervised = False) -> None:
     _run(context, supervised, node.deliver)
 
 
-def housekeep(context: typer.Context, supervised: Supervised = False) -> None:
+def housekeep(
+    context: typer.Context,
+    run: Annotated[
+        str, typer.Option(metavar="JOB", help="Do one job of the schedule now and end, such as backup.")
+    ] = "",
+    supervised: Supervised = False,
+) -> None:
     """Do what the configuration's schedule says; of several such processes, one does it.
 
-    Example: pacs-node housekeep
+    Example: pacs-node housekeep --run backup
     """
     from pacs_node import node
 
-    _run(context, supervised, node.housekeep)
+    if not run:
+        _run(context, supervised, node.housekeep)
+        return
+    from pacs_node.operate import housekeeping
+
+    database = of(context).database()
+    jobs = node.calendar_jobs(of(context).settings(), database)
+    if run not in jobs:
+        raise ConfigError(f"--run {run}: no such job; the jobs are {', '.join(jobs)}")
+    for key, value in housekeeping.run(database, run, jobs[run]).items():
+        Console(highlight=False, markup=False).print(f"{key}: {value}")
 
 
 def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:
     from pacs_node import node
 
+    faulthandler.enable()
     settings = of(context).settings()
     role(settings, node.stop_on_signals(supervised))

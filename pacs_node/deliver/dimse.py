@@ -1,19 +1,29 @@
-"""C-STORE SCU (PS3.4 annex B): sends files as they are, in one association."""
+"""Associations, and the C-STORE SCU (PS3.4 annex B): sends files as they are, in one association."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from pacs_node.config import Destination
+from pacs_node.config import Address, Destination
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
+SLOWEST = 20_000
+"""Bytes per second of the slowest network on which an object is still waited for."""
 _REASONS = {
     (1, 3): "it does not know our calling AE title",
     (1, 7): "it does not answer to the AE title that we call",
@@ -21,23 +31,31 @@ _REASONS = {
 }
 
 
-def store(
-    destination: Destination, calling_ae_title: str, objects: Sequence[tuple[Path, UID]]
-) -> Iterator[SendOutcome]:
-    """Send files, each given with its SOP Class UID, and yield what was answered to each, in order.
+@contextmanager
+def associated(
+    name: str,
+    address: Address,
+    calling_ae_title: str,
+    contexts: Sequence[PresentationContext],
+    handlers: Sequence[evt.EventHandlerType] = (),
+) -> Iterator[Association]:
+    """An association with an AE (PS3.8 7.1), released on leaving. `name` is what the administrator calls it.
 
-    An object without an answer yields a status of None. Raises DeliveryError, before the first, where no
-    association can be had.
+    Raises DeliveryError where none can be had.
     """
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = CONNECT_SECONDS
-    ae.dimse_timeout = ANSWER_SECONDS
-    ae.requested_contexts = [
-        build_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        for sop_class in dict.fromkeys(sop_class for _, sop_class in objects)
+    ae.acse_timeout = ae.dimse_timeout = ANSWER_SECONDS
+    ae.requested_contexts = list(contexts)
+    where = f"{name} ({address.ae_title} at {address.host}:{address.port})"
+    waits: list[evt.EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, _limit),
+        (evt.EVT_CONN_CLOSE, _wake),
+        (evt.EVT_ABORTED, _wake),
     ]
-    where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
-    association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title or "ANY-SCP")
+    association = ae.associate(
+        address.host, address.port, ae_title=address.ae_title, evt_handlers=[*waits, *handlers]
+    )
     if association.is_rejected:
         primitive = association.acceptor.primitive
         reason = (getattr(primitive, "result_source", 0), getattr(primitive, "diagnostic", 0))
@@ -45,21 +63,73 @@ def store(
     if not association.is_established:
         raise DeliveryError(f"{where} gave no association: does it listen there?")
     try:
-        for path, _ in objects:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _limit(event: evt.Event) -> None:
+    """pynetdicom waits for ever inside a PDU: a peer that stalls there would hold its thread for good."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.settimeout(ANSWER_SECONDS)
+        # The second PDU of a message must not wait for a delayed acknowledgement of the first: 40 ms.
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _wake(event: evt.Event) -> None:
+    """Tell who waits for an answer that none will come: pynetdicom's own word for it can get lost."""
+    event.assoc.dimse.msg_queue.put((None, None))
+
+
+def store(destination: Destination, calling_ae_title: str, paths: Sequence[Path]) -> Generator[SendOutcome]:
+    """Send files (at most 60), their data sets byte for byte, and yield what was answered to each, in order.
+
+    One is encoded anew only where the peer takes, of the uncompressed transfer syntaxes, only the other. An
+    object without an answer yields a status of None. Raises DeliveryError, before the first, where no
+    association can be had.
+    """
+    address = destination.address
+    if address is None:
+        raise DeliveryError(f"{destination.name}: it takes no C-STORE")
+    # A path is sent as it lies there. A switch for the whole process, in which nothing else sends paths.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    metas = [read_file_meta_info(path) for path in paths]
+    with associated(destination.name, address, calling_ae_title, _contexts(metas)) as association:
+        accepted = {(each.abstract_syntax, each.transfer_syntax[0]) for each in association.accepted_contexts}
+        for path, meta in zip(paths, metas, strict=True):
             if not association.is_established:
                 yield SendOutcome(None, "the association was lost")
                 continue
+            as_it_is = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID) in accepted
+            # pynetdicom counts from the moment at which the object is only queued to be sent.
+            association.dimse_timeout = ANSWER_SECONDS + path.stat().st_size / SLOWEST
             try:
-                answer = association.send_c_store(path)
+                answer = association.send_c_store(path if as_it_is else dcmread(path))
             except ValueError as error:
                 # pynetdicom's word for: no presentation context was accepted for this object.
                 yield SendOutcome(None, f"not accepted: {error}")
+                continue
+            except RuntimeError:
+                yield SendOutcome(None, "the association was lost")
                 continue
             status = answer.get("Status")
             if status is None:
                 yield SendOutcome(None, "no answer to the C-STORE")
             else:
                 yield SendOutcome(int(status), str(answer.get("ErrorComment", "")))
-    finally:
-        if association.is_established:
-            association.release()
+
+
+def _contexts(metas: Sequence[FileMetaDataset]) -> list[PresentationContext]:
+    """One context for each SOP class and transfer syntax: among several in one, the choice is the peer's.
+
+    Verification rides along: where no context at all is accepted, pynetdicom aborts, as if nobody were there.
+    """
+    uncompressed = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    wanted = {(Verification, ImplicitVRLittleEndian): None}
+    for meta in metas:
+        own = meta.TransferSyntaxUID
+        for syntax in (own, *uncompressed) if own in uncompressed else (own,):
+            wanted[meta.MediaStorageSOPClassUID, syntax] = None
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]

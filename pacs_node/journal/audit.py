@@ -6,15 +6,22 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal.database import Database
-from pacs_node.journal.schema import AuditRow
+from pacs_node.errors import JournalError
+from pacs_node.journal.schema import AuditHeadRow, AuditRow
 from pacs_node.records import AuditEvent
 
+if TYPE_CHECKING:
+    from pacs_node.journal.database import Database
+
 FIRST = "0" * 64
+QUEUE = "pacs_node_audit"
+"""The execution option under which a writing connection carries the events of its transaction."""
+
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,10 @@ class Entry:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+Queued = tuple[float, Entry]
+"""When it happened, and what."""
+
+
 def append(
     connection: sa.Connection,
     at: float,
@@ -35,18 +46,30 @@ def append(
     sop_instance_uid: str | None = None,
     **details: Any,
 ) -> None:
-    """Write one event in the caller's transaction, the one that moves the state."""
+    """Write one event with the caller's transaction, the one that moves the state."""
     append_all(connection, at, [Entry(event, study_instance_uid, sop_instance_uid, details)])
 
 
 def append_all(connection: sa.Connection, at: float, entries: Sequence[Entry]) -> None:
-    """Write events in their order, in the caller's transaction."""
-    last = connection.execute(
-        sa.select(AuditRow.seq, AuditRow.hash).order_by(AuditRow.seq.desc()).limit(1)
-    ).one_or_none()
-    before, previous = (last.seq, last.hash) if last else (0, FIRST)
+    """Write events in their order with the caller's transaction, of `Database.write`."""
+    connection.get_execution_options()[QUEUE].extend((at, entry) for entry in entries)
+
+
+def flush(connection: sa.Connection, queued: Sequence[Queued]) -> None:
+    """Chain a transaction's events to the log, as the last thing before its commit.
+
+    The head of the log is locked from here on: all writers meet there, so nobody may wait for anything else
+    while holding it. Raises JournalError where the log has no head.
+    """
+    if not queued:
+        return
+    head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash).with_for_update()).one_or_none()
+    if head is None:
+        raise JournalError("the audit log has lost its head (table audit_head): restore a backup")
+    seq, previous = head.seq, head.hash
     rows = []
-    for seq, entry in enumerate(entries, before + 1):
+    for at, entry in queued:
+        seq += 1
         values: dict[str, Any] = {
             "seq": seq,
             "at": at,
@@ -59,16 +82,21 @@ def append_all(connection: sa.Connection, at: float, entries: Sequence[Entry]) -
         previous = _hash(values)
         rows.append(values | {"hash": previous})
     connection.execute(sa.insert(AuditRow), rows)
+    connection.execute(sa.update(AuditHeadRow).values(seq=seq, hash=previous))
 
 
 def events(database: Database, study_instance_uid: str | None = None) -> Iterator[AuditEvent]:
-    """All events in order, or those of one study."""
-    query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
+    """All events in order, or those of one study; read in pages, so that a slow reader holds up nobody."""
+    query = sa.select(AuditRow.__table__).order_by(AuditRow.seq).limit(_PAGE)
     if study_instance_uid is not None:
         query = query.where(AuditRow.study_instance_uid == study_instance_uid)
-    with database.read() as connection:
-        for row in connection.execute(query).mappings():
-            yield AuditEvent(**{**row, "details": json.loads(row["details"])})
+    after, more = 0, True
+    while more:
+        with database.read() as connection:
+            page = [_event(row) for row in connection.execute(query.where(AuditRow.seq > after)).mappings()]
+        yield from page
+        more = len(page) == _PAGE
+        after = page[-1].seq if page else after
 
 
 def last(database: Database, prefix: str) -> AuditEvent | None:
@@ -81,26 +109,40 @@ def last(database: Database, prefix: str) -> AuditEvent | None:
     )
     with database.read() as connection:
         row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else AuditEvent(**{**row, "details": json.loads(row["details"])})
+    return None if row is None else _event(row)
 
 
 def verify(database: Database) -> tuple[int, str | None]:
     """Check the chain: how many events there are, and what is wrong with the first bad one (None: nothing).
 
-    It shows an altered, inserted or missing event. A log cut off at its end shows only against an exported
-    copy of its last hash.
+    It shows an altered, inserted or missing event, and a log cut off at its end or written behind our back.
+    Who can rewrite the whole log and its head is caught only by an exported copy of an earlier hash.
     """
     count, previous = 0, FIRST
+    query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
     with database.read() as connection:
-        for row in connection.execute(sa.select(AuditRow.__table__).order_by(AuditRow.seq)).mappings():
-            values = {key: row[key] for key in row if key != "hash"}
-            count += 1
-            if row["seq"] != count:
-                return count, f"event {count} is missing"
-            if row["prev_hash"] != previous or row["hash"] != _hash(values):
-                return count, f"event {count} was altered"
-            previous = row["hash"]
+        head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
+        with connection.execute(query, execution_options={"yield_per": _PAGE}) as rows:
+            for row in rows.mappings():
+                values = {key: row[key] for key in row if key != "hash"}
+                count += 1
+                if row["seq"] != count:
+                    return count, f"event {count} is missing"
+                if row["prev_hash"] != previous or row["hash"] != _hash(values):
+                    return count, f"event {count} was altered"
+                previous = row["hash"]
+    if head is None:
+        return count, "the log has no head (table audit_head)"
+    if tuple(head) != (count, previous):
+        return (
+            count,
+            f"the log ends with event {count}, its head names another as the last, {head.seq}",
+        )
     return count, None
+
+
+def _event(row: sa.RowMapping) -> AuditEvent:
+    return AuditEvent(**{**row, "details": json.loads(row["details"])})
 
 
 def _hash(values: dict[str, Any]) -> str:

@@ -1,22 +1,22 @@
-"""The database: connections, transactions, schema version and clock."""
+"""The database: connections, transactions, schema version and clock; SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
-import fcntl
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs_node.errors import ConfigError, JournalError
+from pacs_node.journal import audit
+from pacs_node.journal.postgresql import DRIVER, Postgresql
 from pacs_node.journal.schema import REVISION, NodeRow
+from pacs_node.journal.sqlite import Sqlite
 from pacs_node.records import NodeIdentity
-
-BUSY_SECONDS = 30
 
 
 def open_database(url: str) -> Database:
@@ -27,61 +27,54 @@ def open_database(url: str) -> Database:
 
 
 class Database:
-    """The journal's database; safe to use from several threads and processes.
+    """The journal's database; safe to use from several threads, processes and, on PostgreSQL, machines.
 
-    SQLite only so far. `clock` gives the seconds since the epoch. Raises ConfigError for a URL that it cannot
-    use and JournalError where the database cannot be opened.
+    `clock` gives the seconds since the epoch, on PostgreSQL the server's; `path` is SQLite's file, else None;
+    `name` is for people and holds no password. Raises ConfigError for a URL that it cannot use, and
+    JournalError wherever the database does not answer as it should.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-            raise ConfigError(
-                f"storage.database: {parsed.render_as_string()} is not supported; "
-                "use sqlite:////absolute/path/to/journal.sqlite or leave it empty"
-            )
-        self.clock = clock
-        self.path = Path(parsed.database)
-        self._engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin)
+    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
+        self._backend = _backend(url)
+        self.clock = clock or self._now
+        self.path: Path | None = self._backend.path
+        self.name = self._backend.name
 
     @property
     def exists(self) -> bool:
-        """Whether there is a database already; `migrate` makes one."""
-        return self.path.exists()
+        """Whether there is a journal already; `migrate` makes one."""
+        return self._backend.exists and self._revision() is not None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one consistent state; it takes no lock."""
-        with self._engine.connect() as connection:
+        with self._explained(), self._backend.reader.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that commits on leaving without an error.
-
-        The file lock queues the writers fairly: SQLite's own busy handler starves one for seconds.
-        """
-        with self._locked(), self._engine.connect() as connection:
-            writer = connection.execution_options(pacs_node_write=True)
-            with writer.begin():
-                yield writer
+        """A transaction that commits, with its audit events, on leaving without an error."""
+        events: list[audit.Queued] = []
+        with self._explained(), self._backend.turn(), self._backend.writer.connect() as connection:
+            connection.execution_options(**{audit.QUEUE: events})
+            with connection.begin():
+                yield connection
+                audit.flush(connection, events)
 
     def migrate(self) -> None:
-        """Bring the schema to this version, forward only; makes a new database where there is none.
+        """Bring the schema to this version, forward only; makes a new journal where there is none.
 
-        Raises JournalError where the database is of a newer version of pacs-node, or cannot be opened.
+        Several processes may do so at once. Raises JournalError where the database is of a newer version of
+        pacs-node, or cannot be used.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self.read() as connection:
-                if _revision(connection) == REVISION:
-                    return
-            with self.write() as connection:
+        if self._backend.exists and self._revision() == REVISION:
+            return
+        with self.write() as connection:
+            self._backend.before_upgrade(connection)
+            try:
                 _upgrade(connection)
-        except sa.exc.DatabaseError as error:
-            raise JournalError(f"{self.path}: the database cannot be opened: {error.orig}") from None
+            except sa.exc.DatabaseError as error:
+                raise self._error(error) from error
 
     def identity(self, ae_title: str) -> NodeIdentity:
         """Who we are; made at the first call and kept for ever."""
@@ -92,26 +85,60 @@ class Database:
             "device_uid": f"2.25.{uuid.uuid5(made, 'device').int}",
         }
         with self.write() as connection:
-            if connection.execute(sa.select(NodeRow.id)).first() is None:
-                connection.execute(sa.insert(NodeRow).values(ours))
+            connection.execute(insert_new(connection, NodeRow), ours)
             row = connection.execute(sa.select(NodeRow.namespace, NodeRow.device_uid)).one()
         return NodeIdentity(row.namespace, row.device_uid, ae_title)
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._backend.writer.dispose()
+
+    def _now(self) -> float:
+        with self._explained():
+            return self._backend.now()
+
+    def _revision(self) -> str | None:
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with Path(f"{self.path}.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    def _explained(self) -> Iterator[None]:
+        """Errors of the database itself, not of what is asked of it, in words that say what to do."""
+        try:
             yield
+        except sa.exc.DatabaseError as error:
+            if type(error) not in (sa.exc.OperationalError, sa.exc.DatabaseError):
+                raise
+            raise self._error(error) from error
+
+    def _error(self, error: sa.exc.DatabaseError) -> JournalError:
+        told = " ".join(str(error.orig).split())
+        advice = [advice for words, advice in self._backend.advice if words in told]
+        return JournalError("; ".join([f"database {self.name}: {told}", *advice[:1]]))
 
 
-def _revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+def insert_new(connection: sa.Connection, row: Any) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that leaves alone what is there already, or what another process inserts at this moment."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(row).on_conflict_do_nothing()
+    return sqlite.insert(row).on_conflict_do_nothing()
+
+
+def _backend(url: str) -> Sqlite | Postgresql:
+    shown = "the URL"
+    with suppress(sa.exc.ArgumentError):
+        parsed = sa.make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
+        if parsed.drivername == DRIVER and parsed.database:
+            return Postgresql(parsed)
+        if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            return Sqlite(parsed)
+    raise ConfigError(
+        f"storage.database: {shown} is not supported; use {DRIVER}://user:password@host/database, "
+        "or sqlite:////absolute/path/to/journal.sqlite, or leave it empty"
+    )
 
 
 def _upgrade(connection: sa.Connection) -> None:
@@ -127,17 +154,3 @@ def _upgrade(connection: sa.Connection) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise JournalError(f"the database is of another version of pacs-node: {error}") from None
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    # We say BEGIN ourselves: the driver's own would come only before the first write, too late for IMMEDIATE.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("pacs_node_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,11 @@ from pacs_node.journal.schema import (
 from pacs_node.records import (
     Delivery,
     DeliveryState,
+    Study,
 )
+
+STALLED_ATTEMPTS = 10
+"""Tried in vain so often, which with the back-off takes about an hour, a delivery needs somebody's eye."""
 
 
 def claim_deliveries(database: Database, destination: str, limit: int) -> queue.Claim[Delivery] | None:
@@ -28,19 +33,25 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> queue.
             DeliveryRow.destination == destination,
             queue.claimable(DeliveryRow, DeliveryState.PENDING, database.clock()),
         )
+    )
+    oldest = (
+        due.join(StudyRow, StudyRow.id == ResultRow.study_id)
         .order_by(DeliveryRow.due_at, DeliveryRow.id)
+        .limit(1)
     )
     with database.read() as connection:
-        if connection.execute(due.limit(1)).first() is None:
+        if connection.execute(oldest).first() is None:
             return None
     with database.write() as connection:
-        first = connection.execute(due.limit(1)).one_or_none()
+        # The study is locked, so that two processes do not share its results between them.
+        first = connection.execute(queue.locked(oldest, StudyRow)).one_or_none()
         if first is None:
             return None
-        of_study = due.where(ResultRow.study_id == first.study_id).order_by(None)
-        ids = (
-            connection.execute(of_study.order_by(ResultRow.role, DeliveryRow.id).limit(limit)).scalars().all()
-        )
+        of_study = due.where(ResultRow.study_id == first.study_id).order_by(ResultRow.role, DeliveryRow.id)
+        rows = connection.execute(queue.locked(of_study.limit(limit), DeliveryRow)).all()
+        if not rows:
+            return None
+        ids = [row.id for row in rows]
         token = queue.lease(connection, DeliveryRow, ids, database.clock())
         query = (
             sa.select(
@@ -65,6 +76,46 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> queue.
         return queue.Claim(token, items)
 
 
+def informed(database: Database, study: Study) -> set[str]:
+    """The destinations that an earlier report of a study went or is to go to."""
+    query = (
+        sa.select(DeliveryRow.destination)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(
+            ResultRow.study_id == study.id,
+            ResultRow.role == "SR",
+            DeliveryRow.state != DeliveryState.DISCARDED,
+        )
+        .distinct()
+    )
+    with database.read() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def add(connection: sa.Connection, uids: Sequence[str], role: str, destination: str, now: float) -> None:
+    """Let the results of this role among `uids` that a destination has not got go there.
+
+    In the caller's transaction, the one that commits their report.
+    """
+    there = sa.exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.destination == destination)
+    lacking = (
+        sa.select(ResultRow.id)
+        .where(ResultRow.sop_instance_uid.in_(uids), ResultRow.role == role, ~there)
+        .order_by(ResultRow.id)
+    )
+    rows = [
+        {"result_id": id_, "destination": destination, "state": DeliveryState.PENDING, "due_at": now}
+        for id_ in connection.execute(lacking).scalars()
+    ]
+    if rows:
+        connection.execute(sa.insert(DeliveryRow), rows)
+
+
+def is_stalled(attempts: int) -> bool:
+    """Whether an attempt in vain is one to raise the alarm at."""
+    return attempts % STALLED_ATTEMPTS == 0
+
+
 def finish_delivery(
     database: Database,
     token: str,
@@ -73,10 +124,14 @@ def finish_delivery(
     status: int | None,
     comment: str,
     retry_after: float = 0.0,
+    commitment: bool = False,
 ) -> bool:
-    """Record what a destination answered; a delivery that stays PENDING is due again after `retry_after`."""
+    """Record what a destination answered; a delivery that stays PENDING is due again after `retry_after`.
+
+    With `commitment`, one that was sent is delivered only once the archive has committed to keep it.
+    """
     event = {
-        DeliveryState.PENDING: "delivery_failed",
+        DeliveryState.PENDING: "delivery_stalled" if is_stalled(delivery.attempts) else "delivery_failed",
         DeliveryState.SENT: "sent",
         DeliveryState.QUARANTINED: "delivery_quarantined",
     }[state]
@@ -89,7 +144,7 @@ def finish_delivery(
             "due_at": now + retry_after,
         }
         if state == DeliveryState.SENT:
-            values["sent_at"] = now
+            values |= {"sent_at": now, "transaction_uid": "" if commitment else None}
         if not queue.finish(connection, DeliveryRow, delivery.id, token, **values):
             return False
         audit.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,9 +19,11 @@ from pacs_node.journal.schema import (
 from pacs_node.records import (
     Analysis,
     Finding,
+    HeatMap,
     Instance,
     InstanceState,
     ModelIdentity,
+    Region,
 )
 
 
@@ -36,12 +39,41 @@ def claim_instances(database: Database, limit: int) -> queue.Claim[Instance] | N
         if connection.execute(query).first() is None:
             return None
     with database.write() as connection:
-        due = connection.execute(query).all()
+        due = connection.execute(queue.locked(query, InstanceRow)).all()
         if not due:
             return None
         ids = [row.id for row in due if row.attempts == 0] or [due[0].id]
         token = queue.lease(connection, InstanceRow, ids, database.clock())
         return queue.Claim(token, tuple(list_instances(connection, InstanceRow.id.in_(ids))))
+
+
+def versions_before(database: Database, instances: Sequence[Instance]) -> dict[int, Instance]:
+    """What came before under the same SOPInstanceUID with other bytes, the newest, by the image's id."""
+    uids = [instance.sop_instance_uid for instance in instances]
+    with database.read() as connection:
+        versions = list_instances(connection, InstanceRow.sop_instance_uid.in_(uids))
+    before = {}
+    for instance in instances:
+        for version in versions:
+            if version.sop_instance_uid == instance.sop_instance_uid and version.id < instance.id:
+                before[instance.id] = version
+    return before
+
+
+def known_findings(
+    database: Database, sop_instance_uids: Sequence[str], model: ModelIdentity
+) -> dict[str, dict[str, Finding]]:
+    """What this model said of any version of these images, by SOPInstanceUID and content key."""
+    query = (
+        sa.select(InstanceRow.sop_instance_uid, FindingRow.__table__)
+        .join(InstanceRow, InstanceRow.id == FindingRow.instance_id)
+        .where(InstanceRow.sop_instance_uid.in_(sop_instance_uids), FindingRow.model_key == model.key)
+    )
+    known: dict[str, dict[str, Finding]] = {}
+    with database.read() as connection:
+        for row in connection.execute(query):
+            known.setdefault(row.sop_instance_uid, {})[row.content_key] = finding_of(row)
+    return known
 
 
 def finish_instances(
@@ -51,8 +83,10 @@ def finish_instances(
     finished = 0
     with database.write() as connection:
         now = database.clock()
+        contents = _contents(connection, [analysis.instance.sop_instance_uid for analysis in analyses])
         for analysis in analyses:
-            state = InstanceState.ANALYZED if analysis.finding else InstanceState.FAILED
+            without = InstanceState.SKIPPED if analysis.skipped else InstanceState.FAILED
+            state = InstanceState.ANALYZED if analysis.finding else without
             instance = analysis.instance
             if not queue.finish(
                 connection, InstanceRow, instance.id, token, state=state, reason=analysis.failure
@@ -61,17 +95,47 @@ def finish_instances(
             finished += 1
             uids = (instance.study_instance_uid, instance.sop_instance_uid)
             if analysis.finding is None:
-                audit.append(
-                    connection, now, "analysis_failed", *uids, reason=analysis.failure, model=model.id
-                )
+                event = "analysis_skipped" if analysis.skipped else "analysis_failed"
+                scope: dict[str, Any] = {} if analysis.scope is None else {"scope": analysis.scope}
+                audit.append(connection, now, event, *uids, reason=analysis.failure, model=model.id, **scope)
             else:
-                _keep_finding(connection, now, instance, model, analysis.finding)
+                _compare(connection, now, analysis, contents.setdefault(instance.sop_instance_uid, {}))
+                _keep_finding(connection, now, analysis, model, analysis.finding)
     return finished
 
 
+def _contents(connection: sa.Connection, sop_instance_uids: Sequence[str]) -> dict[str, dict[int, str]]:
+    """The content keys of the analyzed versions of these images: by SOPInstanceUID, then by instance id."""
+    query = (
+        sa.select(InstanceRow.sop_instance_uid, InstanceRow.id, FindingRow.content_key)
+        .join(FindingRow, FindingRow.instance_id == InstanceRow.id)
+        .where(InstanceRow.sop_instance_uid.in_(sop_instance_uids))
+    )
+    contents: dict[str, dict[int, str]] = {}
+    for uid, id_, content_key in connection.execute(query):
+        contents.setdefault(uid, {})[id_] = content_key
+    return contents
+
+
+def _compare(connection: sa.Connection, now: float, analysis: Analysis, versions: dict[int, str]) -> None:
+    """Audit how an image that was analyzed first now differs from the newest other version of it."""
+    instance, finding = analysis.instance, analysis.finding
+    if finding is None or instance.id in versions:
+        return
+    uids = (instance.study_instance_uid, instance.sop_instance_uid)
+    other = versions[max(versions)] if versions else None
+    versions[instance.id] = finding.content_key
+    if other == finding.content_key:
+        audit.append(connection, now, "header_changed", *uids, changed=list(analysis.changed))
+    elif other is not None:
+        keys = {"content_key": finding.content_key, "other_content_key": other}
+        audit.append(connection, now, "content_conflict", *uids, **keys, changed=list(analysis.changed))
+
+
 def _keep_finding(
-    connection: sa.Connection, now: float, instance: Instance, model: ModelIdentity, finding: Finding
+    connection: sa.Connection, now: float, analysis: Analysis, model: ModelIdentity, finding: Finding
 ) -> None:
+    instance = analysis.instance
     connection.execute(
         sa.delete(FindingRow).where(FindingRow.instance_id == instance.id, FindingRow.model_key == model.key)
     )
@@ -94,7 +158,7 @@ def _keep_finding(
     audit.append(
         connection,
         now,
-        "analyzed",
+        "finding_copied" if analysis.copied else "analyzed",
         instance.study_instance_uid,
         instance.sop_instance_uid,
         model=model.id,
@@ -104,6 +168,7 @@ def _keep_finding(
         positive=finding.positive,
         content_key=finding.content_key,
         notes=list(finding.notes),
+        **({} if analysis.scope is None else {"scope": analysis.scope}),
     )
 
 
@@ -112,7 +177,9 @@ def postpone_instances(database: Database, claim: queue.Claim[Instance], seconds
     with database.write() as connection:
         now = database.clock()
         for instance in claim.items:
-            if queue.finish(connection, InstanceRow, instance.id, claim.token, due_at=now + seconds):
+            if queue.finish(
+                connection, InstanceRow, instance.id, claim.token, due_at=now + seconds, reason=why
+            ):
                 audit.append(
                     connection,
                     now,
@@ -131,7 +198,7 @@ def reopen_instances(database: Database, instances: Sequence[Instance], why: str
             connection.execute(
                 sa.update(InstanceRow)
                 .where(InstanceRow.id == instance.id)
-                .values(state=InstanceState.RECEIVED, due_at=now, attempts=0)
+                .values(state=InstanceState.RECEIVED, reason=None, due_at=now, attempts=0)
             )
             audit.append(
                 connection,
@@ -156,3 +223,19 @@ def list_instances(connection: sa.Connection, where: sa.ColumnElement[bool]) -> 
         Instance(**{**row, "state": InstanceState(row["state"])})
         for row in connection.execute(query).mappings()
     ]
+
+
+def finding_of(row: Any) -> Finding:
+    """The finding that a row of FindingRow's columns keeps."""
+    return Finding(
+        content_key=row.content_key,
+        probability=row.probability,
+        positive=row.positive,
+        heat_map=HeatMap.from_bytes(row.heat_map),
+        regions=tuple(
+            Region(tuple((x, y) for x, y in polygon), score) for polygon, score in json.loads(row.regions)
+        ),
+        notes=tuple(json.loads(row.notes)),
+        station=row.station,
+        brightness=row.brightness,
+    )

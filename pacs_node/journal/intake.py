@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pacs_node.journal import audit
-from pacs_node.journal.database import Database
+from pacs_node.journal.database import Database, insert_new
 from pacs_node.journal.schema import InstanceRow, StudyRow
 from pacs_node.records import Arrival, InstanceState, StudyState
 
@@ -20,19 +20,23 @@ _TOLD = ("sha256", "size", "calling_ae_title", "called_ae_title", "address", "tr
 
 
 def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: float) -> None:
-    """Record arrivals in one transaction; safe to repeat for the same arrivals.
+    """Record arrivals in one transaction; safe to repeat for the same arrivals, also by several at once.
 
+    An arrival is known by its object, its bytes and its time: one that was registered before is passed over.
     An image to be analyzed opens its study again and starts the quiet period anew. The same object with the
     same bytes is audited only. A skipped object never opens a closed study: our own results come back.
     """
     with database.write() as connection:
         now = database.clock()
-        versions = _versions(connection, arrivals)
         studies = _studies(connection, arrivals)
+        # Asked while the studies are locked: what others registered before is seen, and nothing comes after.
+        versions = _versions(connection, arrivals)
         rows, entries = [], []
         for arrival in arrivals:
-            known = versions.setdefault(arrival.sop_instance_uid, set())
+            known = versions.setdefault(arrival.sop_instance_uid, {})
             if arrival.sha256 in known:
+                if known[arrival.sha256] == arrival.received_at:
+                    continue
                 entries.append(_entry("duplicate_received", arrival, _told(arrival)))
                 continue
             study = studies[arrival.study_instance_uid]
@@ -42,28 +46,32 @@ def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: flo
             entries.append(_entry("received", arrival, _told(arrival) | others))
             if arrival.skip_reason:
                 entries.append(_entry("skipped", arrival, {"reason": arrival.skip_reason}))
-            known.add(arrival.sha256)
+            known[arrival.sha256] = arrival.received_at
         if rows:
             connection.execute(sa.insert(InstanceRow), rows)
             _update(connection, studies.values())
         audit.append_all(connection, now, entries)
 
 
-def _versions(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, set[str]]:
-    """The digests that are known of each SOP Instance UID."""
+def _versions(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, dict[str, float]]:
+    """What is known of each SOP Instance UID: the digests, and when each was received first."""
     uids = {arrival.sop_instance_uid for arrival in arrivals}
-    query = sa.select(InstanceRow.sop_instance_uid, InstanceRow.sha256).where(
+    query = sa.select(InstanceRow.sop_instance_uid, InstanceRow.sha256, InstanceRow.received_at).where(
         InstanceRow.sop_instance_uid.in_(uids)
     )
-    versions: dict[str, set[str]] = {}
-    for uid, sha256 in connection.execute(query):
-        versions.setdefault(uid, set()).add(sha256)
+    versions: dict[str, dict[str, float]] = {}
+    for uid, sha256, received_at in connection.execute(query):
+        versions.setdefault(uid, {})[sha256] = received_at
     return versions
 
 
 def _studies(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, dict[str, Any]]:
-    """The arrivals' studies by their UID; those that are new are made."""
+    """The arrivals' studies by their UID, locked; those that are new are made.
+
+    Everyone takes them in the order of their UIDs, so that no two wait for each other for ever.
+    """
     first = {arrival.study_instance_uid: arrival for arrival in reversed(arrivals)}
+    uids = sorted(first)
     columns = (
         StudyRow.study_instance_uid,
         StudyRow.id,
@@ -74,7 +82,7 @@ def _studies(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str
         StudyRow.due_at,
         StudyRow.last_received_at,
     )
-    query = sa.select(*columns).where(StudyRow.study_instance_uid.in_(first))
+    query = sa.select(*columns).where(StudyRow.study_instance_uid.in_(uids))
     known = {row["study_instance_uid"] for row in connection.execute(query).mappings()}
     made = [
         {
@@ -82,15 +90,16 @@ def _studies(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str
             "state": StudyState.OPEN,
             "revision": 0,
             "due_at": 0.0,
-            "first_received_at": arrival.received_at,
-            "last_received_at": arrival.received_at,
+            "first_received_at": first[uid].received_at,
+            "last_received_at": first[uid].received_at,
         }
-        for uid, arrival in first.items()
+        for uid in uids
         if uid not in known
     ]
     if made:
-        connection.execute(sa.insert(StudyRow), made)
-    return {row["study_instance_uid"]: dict(row) for row in connection.execute(query).mappings()}
+        connection.execute(insert_new(connection, StudyRow), made)
+    ours = query.order_by(StudyRow.study_instance_uid).with_for_update()
+    return {row["study_instance_uid"]: dict(row) for row in connection.execute(ours).mappings()}
 
 
 def _reopen(study: dict[str, Any], arrival: Arrival, due_at: float) -> None:

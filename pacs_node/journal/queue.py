@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
+from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, InstanceRow, Leased, StudyRow
 
@@ -19,6 +20,8 @@ LEASE_SECONDS = 30.0
 """A worker renews its leases long before; after a crash, others take over this much later."""
 
 T = TypeVar("T")
+
+QUEUES: tuple[type[InstanceRow | StudyRow | DeliveryRow], ...] = (InstanceRow, StudyRow, DeliveryRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,20 @@ class Claim(Generic[T]):
 
 def claimable(row: type[Leased], state: str, now: float) -> sa.ColumnElement[bool]:
     """In this state, due, and under nobody's living lease."""
-    return sa.and_(row.state == state, row.due_at <= now, row.lease_until <= now)
+    return sa.and_(row.state == state, row.due_at <= now, ended(row.lease_until, now))
+
+
+def ended(lease_until: Any, now: float) -> sa.ColumnElement[bool]:
+    """A lease that ran out; one that ends later than any can is of before the clock was set back."""
+    return sa.or_(lease_until <= now, lease_until > now + 2 * LEASE_SECONDS)
+
+
+def locked(query: sa.Select[*tuple[Any, ...]], row: type[Leased]) -> sa.Select[*tuple[Any, ...]]:
+    """The rows, ours until the transaction ends, without those that another process is at this moment taking.
+
+    SQLite has no such clause and needs none: its writers take turns.
+    """
+    return query.with_for_update(skip_locked=True, of=row)
 
 
 def lease(connection: sa.Connection, row: Any, ids: Sequence[int], now: float) -> str:
@@ -51,8 +67,28 @@ def renew(database: Database, tokens: Sequence[str]) -> None:
         return
     with database.write() as connection:
         until = database.clock() + LEASE_SECONDS
-        for row in (InstanceRow, StudyRow, DeliveryRow):
-            connection.execute(sa.update(row).where(row.lease_token.in_(tokens)).values(lease_until=until))
+        for row in QUEUES:
+            # Another thread may be finishing some of these rows: to wait for it could be for ever.
+            held = locked(sa.select(row.id).where(row.lease_token.in_(tokens)), row)
+            ids = connection.execute(held).scalars().all()
+            connection.execute(sa.update(row).where(row.id.in_(ids)).values(lease_until=until))
+
+
+def shift(database: Database, seconds: float) -> int:
+    """Make what is due in the future due so much earlier, after the clock was set back by that; audited.
+
+    Returns how many rows that were.
+    """
+    with database.write() as connection:
+        now = database.clock()
+        shifted = sum(
+            connection.execute(
+                sa.update(row).where(row.due_at > now).values(due_at=row.due_at - seconds)
+            ).rowcount
+            for row in QUEUES
+        )
+        audit.append(connection, now, "clock_jumped", seconds=-seconds, shifted=shifted)
+    return shifted
 
 
 def finish(connection: sa.Connection, row: Any, id_: int, token: str, **values: Any) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pacs_node.journal.database import Database
-from pacs_node.journal.queue import LEASE_SECONDS
+from pacs_node.journal.database import Database, insert_new
+from pacs_node.journal.queue import LEASE_SECONDS, ended
 from pacs_node.journal.schema import LeaseRow, RoleRow
 from pacs_node.records import RunningRole
 
@@ -46,9 +46,10 @@ def missing(running: Sequence[RunningRole]) -> list[str]:
 
 def running(database: Database) -> list[RunningRole]:
     """The processes that were seen within a lease's time; on this machine, those that still live."""
+    now = database.clock()
     query = (
         sa.select(RoleRow.role, RoleRow.host, RoleRow.pid, RoleRow.address, RoleRow.ready)
-        .where(RoleRow.seen_at > database.clock() - LEASE_SECONDS)
+        .where(~ended(RoleRow.seen_at + LEASE_SECONDS, now))
         .order_by(RoleRow.role, RoleRow.host, RoleRow.pid)
     )
     with database.read() as connection:
@@ -61,12 +62,15 @@ def lead(database: Database, name: str, token: str) -> bool:
     """Take or renew the lease on work that only one process of all may do; False while another holds it."""
     with database.write() as connection:
         now = database.clock()
-        values = {"token": token, "lease_until": now + LEASE_SECONDS}
-        if connection.execute(sa.select(LeaseRow.name).where(LeaseRow.name == name)).first() is None:
-            connection.execute(sa.insert(LeaseRow).values(name=name, **values))
-            return True
-        ours = sa.or_(LeaseRow.token == token, LeaseRow.lease_until <= now)
-        taken = connection.execute(sa.update(LeaseRow).where(LeaseRow.name == name, ours).values(values))
+        connection.execute(
+            insert_new(connection, LeaseRow), {"name": name, "token": token, "lease_until": 0.0}
+        )
+        ours = sa.or_(LeaseRow.token == token, ended(LeaseRow.lease_until, now))
+        taken = connection.execute(
+            sa.update(LeaseRow)
+            .where(LeaseRow.name == name, ours)
+            .values(token=token, lease_until=now + LEASE_SECONDS)
+        )
         return taken.rowcount == 1
 
 

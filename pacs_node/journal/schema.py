@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -11,7 +13,9 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -20,6 +24,32 @@ REVISION = "0003"
 
 UID_LENGTH = 128
 """Twice what the standard allows, because the field sends longer ones than it may."""
+
+
+class Told(TypeDecorator[str]):
+    """Text that others sent, without what PostgreSQL refuses: NUL, and more than the column's length."""
+
+    impl = String
+    cache_ok = True
+    impl_instance: String
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """What goes to the database."""
+        length = self.impl_instance.length
+        return None if value is None else value.replace("\0", "")[:length]
+
+
+class ToldText(Told):
+    """The same of any length."""
+
+    impl = Text
+    cache_ok = True
+
+
+def _held_by(table: str) -> Index:
+    """Finds the few rows that are under a lease."""
+    held = text("lease_token IS NOT NULL")
+    return Index(f"ix_{table}_lease_token", "lease_token", sqlite_where=held, postgresql_where=held)
 
 
 class Base(DeclarativeBase):
@@ -59,41 +89,48 @@ class StudyRow(Leased, Base):
     """One study; `revision` counts what came in that is to be reported."""
 
     __tablename__ = "studies"
-    __table_args__ = (Index(None, "state", "due_at"),)
+    __table_args__ = (Index(None, "state", "due_at"), _held_by("studies"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(ToldText)
     revision: Mapped[int] = mapped_column(Integer, default=0)
     first_received_at: Mapped[float] = mapped_column(Float(53))
-    last_received_at: Mapped[float] = mapped_column(Float(53))
+    last_received_at: Mapped[float] = mapped_column(Float(53), index=True)
     # The revision for which the PACS was asked how many images there are, and which of them are not here.
     counted_revision: Mapped[int | None] = mapped_column(Integer)
     expected: Mapped[int | None] = mapped_column(Integer)
     missing: Mapped[str] = mapped_column(Text, default="[]", server_default="[]")
+    # From this revision on, the results are new objects with new UIDs; 0: nobody asked for that.
+    renewed_revision: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
 
 class InstanceRow(Leased, Base):
     """One received object. The same SOPInstanceUID with other bytes is another row; the newest counts."""
 
     __tablename__ = "instances"
-    __table_args__ = (UniqueConstraint("sop_instance_uid", "sha256"), Index(None, "state", "due_at"))
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "sha256"),
+        Index(None, "state", "attempts", "id"),
+        Index(None, "study_id", "state"),
+        _held_by("instances"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     series_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     sop_class_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
-    modality: Mapped[str] = mapped_column(String(16))
-    patient_id: Mapped[str] = mapped_column(Text)
-    sha256: Mapped[str] = mapped_column(String(64))
-    size: Mapped[int] = mapped_column(Integer)
+    modality: Mapped[str] = mapped_column(Told(16))
+    patient_id: Mapped[str] = mapped_column(ToldText)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"))
     received_at: Mapped[float] = mapped_column(Float(53))
-    calling_ae_title: Mapped[str] = mapped_column(String(16))
-    called_ae_title: Mapped[str] = mapped_column(String(16))
-    address: Mapped[str] = mapped_column(String(64))
-    reason: Mapped[str | None] = mapped_column(Text)
+    calling_ae_title: Mapped[str] = mapped_column(Told(16))
+    called_ae_title: Mapped[str] = mapped_column(Told(16))
+    address: Mapped[str] = mapped_column(Told(64))
+    reason: Mapped[str | None] = mapped_column(ToldText)
 
 
 class FindingRow(Base):
@@ -114,7 +151,7 @@ class FindingRow(Base):
     created_at: Mapped[float] = mapped_column(Float(53))
     # NULL in the rows of before 0002.
     model_id: Mapped[str | None] = mapped_column(String(128))
-    station: Mapped[str | None] = mapped_column(String(64))
+    station: Mapped[str | None] = mapped_column(Told(64))
     brightness: Mapped[float | None] = mapped_column(Float(53))
 
 
@@ -167,12 +204,12 @@ class ResultRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     report_id: Mapped[int] = mapped_column(ForeignKey("reports.id"), index=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
-    instance_id: Mapped[int | None] = mapped_column(ForeignKey("instances.id"))
+    instance_id: Mapped[int | None] = mapped_column(ForeignKey("instances.id"), index=True)
     role: Mapped[str] = mapped_column(String(2))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
     size: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[float] = mapped_column(Float(53))
 
@@ -184,15 +221,16 @@ class DeliveryRow(Leased, Base):
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
         Index(None, "destination", "state", "due_at"),
+        _held_by("deliveries"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("results.id"))
     destination: Mapped[str] = mapped_column(String(128))
     last_status: Mapped[int | None] = mapped_column(Integer)
-    last_comment: Mapped[str] = mapped_column(Text, default="")
+    last_comment: Mapped[str] = mapped_column(ToldText, default="")
     sent_at: Mapped[float | None] = mapped_column(Float(53))
-    # The storage commitment that was asked for; NULL while none is.
+    # The storage commitment that was asked for; empty while it is still to be asked for, NULL where none is.
     transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     committed_at: Mapped[float | None] = mapped_column(Float(53))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit, queue
+from pacs_node.journal import audit, deliveries, queue
 from pacs_node.journal.database import Database
-from pacs_node.journal.instances import list_instances
+from pacs_node.journal.instances import finding_of, list_instances
 from pacs_node.journal.schema import (
-    DeliveryRow,
     FindingRow,
     InstanceRow,
     ReportRow,
@@ -20,15 +18,12 @@ from pacs_node.journal.schema import (
     StudyRow,
 )
 from pacs_node.records import (
-    DeliveryState,
     Finding,
-    HeatMap,
     Instance,
     InstanceState,
     ModelIdentity,
     Outcome,
     Predecessor,
-    Region,
     Result,
     Study,
     StudyState,
@@ -48,6 +43,10 @@ class Report:
     results: tuple[Result, ...]
     mismatches: tuple[str, ...] = ()
     """Keywords of attributes in which the study's images differ."""
+    kept: tuple[str, ...] = ()
+    """SOP Instance UIDs of Secondary Captures of an earlier report that are this one's too."""
+    reason: str | None = None
+    """Why no image was analyzed, where none was."""
 
 
 def claim_study(database: Database) -> queue.Claim[Study] | None:
@@ -65,8 +64,11 @@ def claim_study(database: Database) -> queue.Claim[Study] | None:
         if connection.execute(query).first() is None:
             return None
     with database.write() as connection:
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(queue.locked(query, StudyRow)).one_or_none()
         if row is None:
+            return None
+        # Asked again now that no image can come in: one may have, after that statement began.
+        if not connection.execute(sa.select(~waiting).where(StudyRow.id == row.id)).scalar_one():
             return None
         token = queue.lease(connection, StudyRow, [row.id], database.clock())
         study = Study(
@@ -78,6 +80,7 @@ def claim_study(database: Database) -> queue.Claim[Study] | None:
             attempts=row.attempts + 1,
             first_received_at=row.first_received_at,
             last_received_at=row.last_received_at,
+            renewed=row.renewed_revision,
         )
         return queue.Claim(token, (study,))
 
@@ -98,28 +101,18 @@ def findings(database: Database, instances: Sequence[Instance], model: ModelIden
         FindingRow.instance_id.in_([instance.id for instance in instances]), FindingRow.model_key == model.key
     )
     with database.read() as connection:
-        return {
-            row.instance_id: Finding(
-                content_key=row.content_key,
-                probability=row.probability,
-                positive=row.positive,
-                heat_map=HeatMap.from_bytes(row.heat_map),
-                regions=tuple(
-                    Region(tuple((x, y) for x, y in polygon), score)
-                    for polygon, score in json.loads(row.regions)
-                ),
-                notes=tuple(json.loads(row.notes)),
-                station=row.station,
-                brightness=row.brightness,
-            )
-            for row in connection.execute(query)
-        }
+        return {row.instance_id: finding_of(row) for row in connection.execute(query)}
 
 
-def last_report(database: Database, study: Study) -> tuple[str, Predecessor] | None:
-    """The inputs key of a study's newest report, and that report as the predecessor of a next one."""
+def last_report(database: Database, study: Study) -> tuple[str, Outcome, Predecessor] | None:
+    """A study's newest report: its inputs key, what it says, and itself as the predecessor of a next one."""
     query = (
-        sa.select(ResultRow.__table__, ReportRow.inputs_key, ReportRow.created_at.label("reported_at"))
+        sa.select(
+            ResultRow.__table__,
+            ReportRow.inputs_key,
+            ReportRow.outcome,
+            ReportRow.created_at.label("reported_at"),
+        )
         .join(ReportRow, ReportRow.id == ResultRow.report_id)
         .where(ReportRow.study_id == study.id, ResultRow.role == "SR")
         .order_by(ReportRow.id.desc())
@@ -129,12 +122,25 @@ def last_report(database: Database, study: Study) -> tuple[str, Predecessor] | N
         row = connection.execute(query).one_or_none()
     if row is None:
         return None
-    return row.inputs_key, Predecessor(
+    predecessor = Predecessor(
         series_instance_uid=row.series_instance_uid,
         sop_instance_uid=row.sop_instance_uid,
         sop_class_uid=row.sop_class_uid,
         created_at=row.reported_at,
     )
+    return row.inputs_key, Outcome(row.outcome), predecessor
+
+
+def failures_said(database: Database, reason: str, since: float) -> int:
+    """How many reports of studies that failed for this reason were made since then."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(ReportRow)
+        .join(StudyRow, StudyRow.id == ReportRow.study_id)
+        .where(ReportRow.created_at > since, ReportRow.outcome == Outcome.FAILED, StudyRow.reason == reason)
+    )
+    with database.read() as connection:
+        return connection.execute(query).scalar_one()
 
 
 def result_uids(database: Database, study: Study) -> set[str]:
@@ -145,16 +151,17 @@ def result_uids(database: Database, study: Study) -> set[str]:
 
 
 def finish_report(
-    database: Database, token: str, study: Study, report: Report, destinations: Sequence[str]
+    database: Database, token: str, study: Study, report: Report, routes: Mapping[str, Sequence[str]]
 ) -> bool:
     """Commit a report with its results and their deliveries; False where it is stale and must be discarded.
 
     Stale: the lease was lost, or an image came in since the claim. A result that an earlier report committed
-    already is kept as it is.
+    already is kept as it is, and goes to those who have not got it. `routes` names the destinations of the
+    results by their role.
     """
     with database.write() as connection:
         now = database.clock()
-        if not _finish_study(connection, study, token, StudyState.REPORTED, None):
+        if not _finish_study(connection, study, token, StudyState.REPORTED, report.reason):
             return False
         report_id = connection.execute(
             sa.insert(ReportRow)
@@ -181,11 +188,15 @@ def finish_report(
             model=report.model.id,
             model_sha256=report.model.sha256,
             results=[f"{result.role} {result.sop_instance_uid}" for result in report.results],
-            destinations=list(destinations),
+            destinations={role: list(names) for role, names in routes.items()},
             mismatches=list(report.mismatches),
         )
         for result in report.results:
-            _add_result(connection, study, report_id, result, destinations, now)
+            _add_result(connection, study, report_id, result, now)
+        uids = (*(result.sop_instance_uid for result in report.results), *report.kept)
+        for role, names in routes.items():
+            for name in names:
+                deliveries.add(connection, uids, role, name, now)
         return True
 
 
@@ -194,15 +205,13 @@ def _add_result(
     study: Study,
     report_id: int,
     result: Result,
-    destinations: Sequence[str],
     now: float,
 ) -> None:
     known = sa.select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid)
     if connection.execute(known).first() is not None:
         return
-    result_id = connection.execute(
-        sa.insert(ResultRow)
-        .values(
+    connection.execute(
+        sa.insert(ResultRow).values(
             report_id=report_id,
             study_id=study.id,
             instance_id=result.source_instance_id,
@@ -214,14 +223,7 @@ def _add_result(
             size=result.size,
             created_at=now,
         )
-        .returning(ResultRow.id)
-    ).scalar_one()
-    for destination in destinations:
-        connection.execute(
-            sa.insert(DeliveryRow).values(
-                result_id=result_id, destination=destination, state=DeliveryState.PENDING, due_at=now
-            )
-        )
+    )
 
 
 def close_study(
@@ -240,14 +242,16 @@ def postpone_study(database: Database, claim: queue.Claim[Study], seconds: float
     (study,) = claim.items
     with database.write() as connection:
         now = database.clock()
-        if queue.finish(connection, StudyRow, study.id, claim.token, due_at=now + seconds):
+        if queue.finish(connection, StudyRow, study.id, claim.token, due_at=now + seconds, reason=why):
             audit.append(connection, now, "report_postponed", study.study_instance_uid, why=why)
 
 
 def _finish_study(
     connection: sa.Connection, study: Study, token: str, state: StudyState, reason: str | None
 ) -> bool:
-    current = connection.execute(sa.select(StudyRow.revision).where(StudyRow.id == study.id)).scalar_one()
+    # Locked: an image that comes in from here on waits, and then opens the study again.
+    revision = sa.select(StudyRow.revision).where(StudyRow.id == study.id).with_for_update()
+    current = connection.execute(revision).scalar_one()
     if current != study.revision:
         queue.finish(connection, StudyRow, study.id, token)
         return False
@@ -258,37 +262,3 @@ def release_study(database: Database, token: str, study: Study) -> None:
     """Give a study back as it is: it waits for its images."""
     with database.write() as connection:
         queue.finish(connection, StudyRow, study.id, token)
-
-
-def retry(database: Database, study_instance_uid: str) -> bool:
-    """Let a study's failed images, its failed report and its undelivered results be tried again at once.
-
-    False where no such study is known.
-    """
-    with database.write() as connection:
-        now = database.clock()
-        study = connection.execute(
-            sa.select(StudyRow.id, StudyRow.state).where(StudyRow.study_instance_uid == study_instance_uid)
-        ).one_or_none()
-        if study is None:
-            return False
-        again = {"due_at": now, "attempts": 0, "lease_token": None, "lease_until": 0.0}
-        images = connection.execute(
-            sa.update(InstanceRow)
-            .where(InstanceRow.study_id == study.id, InstanceRow.state == InstanceState.FAILED)
-            .values(state=InstanceState.RECEIVED, reason=None, **again)
-        ).rowcount
-        if images or study.state in (StudyState.OPEN, StudyState.FAILED):
-            connection.execute(
-                sa.update(StudyRow)
-                .where(StudyRow.id == study.id)
-                .values(state=StudyState.OPEN, reason=None, revision=StudyRow.revision + 1, **again)
-            )
-        ours = sa.select(ResultRow.id).where(ResultRow.study_id == study.id)
-        deliveries = connection.execute(
-            sa.update(DeliveryRow)
-            .where(DeliveryRow.result_id.in_(ours), DeliveryRow.state != DeliveryState.SENT)
-            .values(state=DeliveryState.PENDING, **again)
-        ).rowcount
-        audit.append(connection, now, "retried", study_instance_uid, images=images, deliveries=deliveries)
-        return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from pacs_node.journal import commitments, counting
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
 from pacs_node.records import DeliveryState, StudyState
@@ -51,7 +53,12 @@ def counts(database: Database) -> dict[str, dict[str, int]]:
 
 def studies(database: Database, limit: int) -> list[dict[str, Any]]:
     """The studies that were last heard of, newest first, each with its newest report's words."""
-    newest = sa.select(sa.func.max(ReportRow.id)).group_by(ReportRow.study_id)
+    newest = (
+        sa.select(sa.func.max(ReportRow.id))
+        .where(ReportRow.study_id == StudyRow.id)
+        .correlate(StudyRow)
+        .scalar_subquery()
+    )
     images = (
         sa.select(sa.func.count())
         .where(InstanceRow.study_id == StudyRow.id)
@@ -71,13 +78,13 @@ def studies(database: Database, limit: int) -> list[dict[str, Any]]:
             ReportRow.summary,
             ReportRow.created_at.label("reported_at"),
         )
-        .outerjoin(ReportRow, sa.and_(ReportRow.study_id == StudyRow.id, ReportRow.id.in_(newest)))
+        .outerjoin(ReportRow, ReportRow.id == newest)
         .order_by(StudyRow.last_received_at.desc())
         .limit(limit)
     )
     with database.read() as connection:
         rows = [dict(row) for row in connection.execute(query).mappings()]
-        delivered = _deliveries_by_study(connection)
+        delivered = _deliveries_by_study(connection, [row["id"] for row in rows])
     return [row | {"state": _shown(row["state"], delivered.get(row.pop("id"), set()))} for row in rows]
 
 
@@ -111,6 +118,7 @@ def study(database: Database, study_instance_uid: str) -> dict[str, Any] | None:
         reports = sa.select(
             ReportRow.revision, ReportRow.outcome, ReportRow.summary, ReportRow.model_id, ReportRow.created_at
         )
+        next_try = sa.case((DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.due_at), else_=None)
         results = sa.select(
             ResultRow.role,
             ResultRow.sop_instance_uid,
@@ -120,16 +128,20 @@ def study(database: Database, study_instance_uid: str) -> dict[str, Any] | None:
             DeliveryRow.destination,
             DeliveryRow.state,
             DeliveryRow.attempts,
+            next_try.label("next_try_at"),
             DeliveryRow.last_status,
             DeliveryRow.last_comment,
             DeliveryRow.sent_at,
+            DeliveryRow.committed_at,
         ).outerjoin(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
-        delivered = _deliveries_by_study(connection).get(of_study, set())
+        delivered = _deliveries_by_study(connection, [of_study]).get(of_study, set())
         return {
             "study_instance_uid": row["study_instance_uid"],
             "state": _shown(row["state"], delivered),
             "reason": row["reason"],
             "revision": row["revision"],
+            "expected": row["expected"],
+            "missing": counting.missing(connection, of_study),
             "first_received_at": row["first_received_at"],
             "last_received_at": row["last_received_at"],
             "instances": _rows(connection, instances.where(InstanceRow.study_id == of_study), InstanceRow.id),
@@ -142,10 +154,14 @@ def _rows(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], order: 
     return [dict(row) for row in connection.execute(query.order_by(order)).mappings()]
 
 
-def _deliveries_by_study(connection: sa.Connection) -> dict[int, set[str]]:
+def _deliveries_by_study(connection: sa.Connection, ids: Sequence[int]) -> dict[int, set[str]]:
+    # What was sent and is still to be promised is on its way.
+    unproven = sa.and_(DeliveryRow.state == DeliveryState.SENT, ~commitments.delivered())
+    state = sa.case((unproven, DeliveryState.PENDING), else_=DeliveryRow.state)
     query = (
-        sa.select(ResultRow.study_id, DeliveryRow.state)
+        sa.select(ResultRow.study_id, state)
         .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+        .where(ResultRow.study_id.in_(ids), DeliveryRow.state != DeliveryState.DISCARDED)
         .distinct()
     )
     states: dict[int, set[str]] = {}

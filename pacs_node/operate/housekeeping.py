@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 import structlog
-from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -18,20 +20,20 @@ from pacs_node.journal.database import Database
 
 LEASE = "calendar"
 
+Job = Callable[[], dict[str, Any]]
+"""Does its work and returns what it did, for the audit log."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Calendar:
     """Runs jobs at the times of `[schedule]`, one after the other, while it leads; used as a context.
 
-    `jobs` maps each key of `[schedule]` to its work, which audits what it did; that it failed is audited
-    here. The times are kept in memory: what was due while no process ran is not made up for. Whoever uses it
-    calls `lead` more often than a lease lasts. Raises ConfigError for a time that is none.
+    `jobs` maps each key of `[schedule]` to its work. What was due while no process ran is made up for once.
+    Whoever uses it calls `lead` more often than a lease lasts. Raises ConfigError for a time that is none.
     """
 
-    def __init__(
-        self, database: Database, schedule: Schedule, jobs: Mapping[str, Callable[[], object]]
-    ) -> None:
+    def __init__(self, database: Database, schedule: Schedule, jobs: Mapping[str, Job]) -> None:
         self._database = database
         self._jobs = jobs
         self._token = str(uuid.uuid4())
@@ -40,10 +42,12 @@ class Calendar:
             executors={"default": ThreadPoolExecutor(1)},
             job_defaults={"misfire_grace_time": None, "coalesce": True},
         )
-        self.scheduler.add_listener(self._failed, EVENT_JOB_ERROR)
         for name in jobs:
             if due := trigger(name, getattr(schedule, name)):
-                self.scheduler.add_job(self._run, due, args=(name,), id=name)
+                done = audit.last(database, _event(name))
+                since = datetime.fromtimestamp(done.at, UTC) if done else datetime.now(UTC)
+                first = due.get_next_fire_time(None, since)
+                self.scheduler.add_job(self._run, due, args=(name,), id=name, next_run_time=first)
 
     def __enter__(self) -> Calendar:
         self.lead()
@@ -60,15 +64,35 @@ class Calendar:
 
     def _run(self, name: str) -> None:
         if self.lead():
-            _log.info("calendar", job=name, result=str(self._jobs[name]()))
+            run(self._database, name, self._jobs[name])
 
-    def _failed(self, event: JobExecutionEvent) -> None:
-        error = event.exception
+
+def run(database: Database, name: str, job: Job) -> dict[str, Any]:
+    """Do a job now, with one audit event that says what it did and how long it took, or why it failed.
+
+    Raises what the job raises.
+    """
+    began = time.monotonic()
+    try:
+        did = job()
+    except Exception as error:
         # Ours with its words, any other by its kind, since it may quote the data.
         why = str(error) if isinstance(error, PacsNodeError) else f"unexpected {type(error).__name__}"
-        _log.error("calendar_failed", job=event.job_id, why=why)
-        with self._database.write() as connection:
-            audit.append(connection, self._database.clock(), "calendar_failed", job=event.job_id, why=why)
+        _log.error("calendar_failed", job=name, why=why)
+        with database.write() as connection:
+            audit.append(connection, database.clock(), "calendar_failed", job=name, why=why)
+        raise
+    did = {**did, "seconds": round(time.monotonic() - began, 3)}
+    _log.info(_event(name), **did)
+    with database.write() as connection:
+        audit.append(connection, database.clock(), _event(name), None, None, **did)
+    return did
+
+
+def last(database: Database, name: str) -> dict[str, Any]:
+    """What a job did when it last succeeded; empty where it never has."""
+    event = audit.last(database, _event(name))
+    return event.details if event else {}
 
 
 def trigger(name: str, cron: str) -> CronTrigger | None:
@@ -77,3 +101,7 @@ def trigger(name: str, cron: str) -> CronTrigger | None:
         return CronTrigger.from_crontab(cron) if cron.strip() else None
     except ValueError as error:
         raise ConfigError(f"schedule.{name}: {cron!r} is no cron expression: {error}") from None
+
+
+def _event(name: str) -> str:
+    return f"calendar_{name}"

@@ -16,6 +16,9 @@ STOP_SECONDS = 30.0
 CHECK_SECONDS = 0.2
 FIRST_RESTART_SECONDS = 1.0
 LAST_RESTART_SECONDS = 60.0
+LAST_CRASH_RESTART_SECONDS = 4.0
+"""What a signal ended fell at its work, such as a broken image: how often is bounded by the attempts in the
+journal, and the next one is waiting."""
 STABLE_SECONDS = 60.0
 WRONG_CONFIGURATION = 2
 
@@ -62,11 +65,14 @@ def _tend(child: _Child, config: Path | None) -> int:
     status = child.process.poll()
     if status is None:
         return 0
+    if child.process.stdin:
+        child.process.stdin.close()
     child.process = None
     if status == WRONG_CONFIGURATION and child.starts == 1:
         return WRONG_CONFIGURATION
     child.restarts = 0 if now - child.started_at > STABLE_SECONDS else child.restarts + 1
-    pause = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(child.restarts, 10))
+    longest = LAST_CRASH_RESTART_SECONDS if status < 0 else LAST_RESTART_SECONDS
+    pause = min(longest, FIRST_RESTART_SECONDS * 2.0 ** min(child.restarts, 10))
     child.start_at = now + pause
     _log.error("role_died", role=child.role, status=status, restart_in_seconds=pause)
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import zlib
 from datetime import date, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,8 +12,10 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
 )
@@ -38,17 +42,17 @@ _HEADER = (
     "SpecificCharacterSet",
     "StudyDate",
 )
+_PIECE = 1 << 20
+MAX_UID_LENGTH = 128
+"""Twice what the standard allows (PS3.5 9.1), because the field sends longer ones; the journal keeps no more."""
 _HUMAN_CODES = {"337915000", "L-85B00"}
+MAX_INFLATED = 512 << 20
+"""Largest deflated data set, inflated: every reader inflates it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""
+
+# RuntimeError: sequences nested deeper than Python recurses, and VRs that do not exist.
 _PARSE_ERRORS = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
+    *(InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RuntimeError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
 )
 
 
@@ -76,20 +80,43 @@ def _is_from(peer: Peer, address: str) -> bool:
 def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     """The attributes that identify and admit an object, read without its pixel data.
 
-    Raises AdmissionError: 0xC000 where the file cannot be parsed or lacks one of the four identifying UIDs,
-    0xA900 where it is not what the C-STORE request that brought it names (PS3.7 9.1.1).
+    Raises AdmissionError: 0xC000 where the file cannot be parsed, inflates to more than MAX_INFLATED bytes or
+    lacks one of the four identifying UIDs, 0xA900 where it is not what the C-STORE request that brought it names (PS3.7 9.1.1).
     """
     try:
+        _check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+        # pydicom converts a value when it is asked for: what cannot be is to be known here, not in the intake.
+        for _ in header.iterall():
+            pass
         missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
     except _PARSE_ERRORS as error:
         raise AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(error).__name__}") from error
     if missing:
         raise AdmissionError(CANNOT_UNDERSTAND, f"{', '.join(missing)} absent or empty")
+    for keyword in _IDENTITY:
+        uid = str(header[keyword].value)
+        if len(uid) > MAX_UID_LENGTH or not uid.isprintable():
+            raise AdmissionError(CANNOT_UNDERSTAND, f"{keyword} has more than {MAX_UID_LENGTH} or odd characters")
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         if request is not None and header[keyword].value != getattr(request, f"Affected{keyword}"):
             raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, f"{keyword} differs from the request's")
     return header
+
+
+def _check_inflated(path: Path) -> None:
+    """Inflate a deflated data set piece by piece, keeping nothing, and refuse it where it grows too large."""
+    with path.open("rb") as file:
+        read_preamble(file, force=False)
+        meta = _read_file_meta_info(file)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while data := inflater.unconsumed_tail or file.read(_PIECE):
+            size += len(inflater.decompress(data, _PIECE))
+            if size > MAX_INFLATED:
+                limit = f"{MAX_INFLATED >> 20} MiB"
+                raise AdmissionError(CANNOT_UNDERSTAND, f"the deflated data set is larger than {limit}")
 
 
 def examine(

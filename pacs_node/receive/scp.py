@@ -1,4 +1,7 @@
-"""The storage SCP: C-ECHO and C-STORE (PS3.4 annexes A and B). Success means durable."""
+"""The storage SCP: C-ECHO, C-STORE and the answers to storage commitment (PS3.4 annexes A, B and J).
+
+Success means durable.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,12 @@ from pacs_node import __version__
 from pacs_node.config import Node, Peer
 from pacs_node.errors import AdmissionError, ConfigError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.receive import admission
+from pacs_node.receive import admission, commitment
 
 VERIFICATION = UID("1.2.840.10008.1.1")
+REQUEST_SECONDS = 30.0
+STALL_SECONDS = 60.0
+"""A connection that brings no association request for so long, or then nothing for so long, is closed."""
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 
@@ -73,6 +79,7 @@ _log = structlog.get_logger(__name__)
 class StorageScp:
     """Receives objects into the file store's spool and calls `arrived` with each.
 
+    What an archive says of a storage commitment goes to `settle`, which knows of none unless it is given.
     `start` returns once the port answers; `stop` ends the associations. `port` is the real port, also where
     the settings say 0.
     """
@@ -84,12 +91,14 @@ class StorageScp:
         files: FileStore,
         min_free_gb: float,
         arrived: Callable[[SpooledFile, FileDataset], None],
+        settle: commitment.Settle = lambda _: False,
     ) -> None:
         self._node = node
         self._peers = peers
         self._files = files
         self._min_free_gb = min_free_gb
         self._arrived = arrived
+        self._settle = settle
         self._space = _FreeSpace(files)
         self._server: ThreadedAssociationServer | None = None
         self._stopping = threading.Event()
@@ -106,24 +115,33 @@ class StorageScp:
         ae = AE(ae_title=self._node.ae_title)
         ae.maximum_associations = self._node.max_associations
         ae.maximum_pdu_size = self._node.max_pdu
+        ae.acse_timeout, ae.network_timeout = REQUEST_SECONDS, STALL_SECONDS
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.add_supported_context(VERIFICATION)
+        # The archive opens this association and yet is the SCP of the class (PS3.4 J.3.3, PS3.7 D.3.3.4).
+        ae.add_supported_context(commitment.PUSH_MODEL, scp_role=True, scu_role=False)
         # Private and retired storage classes too: a PACS that forwards whole studies must not fail on one.
         # pynetdicom then takes the first transfer syntax of each proposal; on_requested puts ours first.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, _limit),
+            (evt.EVT_CONN_CLOSE, _let_go),
             (evt.EVT_REQUESTED, self.on_requested),
             (evt.EVT_C_ECHO, self.on_echo),
             (evt.EVT_C_STORE, self.on_store),
+            (evt.EVT_N_EVENT_REPORT, commitment.on_event_report, [self._settle]),
         ]
         where = (self._node.host, self._node.port)
         try:
-            self._server = ae.start_server(where, block=False, evt_handlers=handlers)
+            server = ae.start_server(where, block=False, evt_handlers=handlers)
         except OSError as error:
             raise ConfigError(
                 f"node.host, node.port: cannot listen on {where[0]}:{where[1]}: {error}"
             ) from error
+        self._server = cast(ThreadedAssociationServer, server)
+        # pynetdicom lets five connections wait to be accepted; the next of a burst would come a second later.
+        cast(socket.socket, self._server.socket).listen(128)
 
     def stop(self) -> None:
         """Refuse new objects, close the port and abort the open associations."""
@@ -194,6 +212,19 @@ class StorageScp:
             calling=sender.calling_ae_title,
         )
         return _status(status, comment)
+
+
+def _limit(event: evt.Event) -> None:
+    """pynetdicom waits for ever inside a PDU: a sender that stalls there would hold two threads for good."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.settimeout(STALL_SECONDS)
+
+
+def _let_go(event: evt.Event) -> None:
+    """pynetdicom waits on for the request of a connection that is closed: probes would take all places."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
 
 
 def _hang_up(association: Association) -> None:

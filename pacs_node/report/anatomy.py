@@ -23,9 +23,12 @@ SIDE_CODES: dict[Side, Code] = {
 }
 
 _SITES: dict[str, tuple[str, str]] = {
+    "ABDOMEN": ("818981001", "Abdomen"),
+    "ABDOMENPELVIS": ("818982008", "Abdomen and Pelvis"),
     "ACJOINT": ("85856004", "Acromioclavicular joint"),
     "ANKLE": ("70258002", "Ankle joint"),
     "ARM": ("40983000", "Upper arm"),
+    "BREAST": ("76752008", "Breast"),
     "CALCANEUS": ("80144004", "Calcaneus"),
     "CHEST": ("816094009", "Chest"),
     "CLAVICLE": ("51299004", "Clavicle"),
@@ -50,6 +53,7 @@ _SITES: dict[str, tuple[str, str]] = {
     "LSSPINE": ("1217253001", "Lumbo-sacral spine"),
     "MANDIBLE": ("91609006", "Mandible"),
     "MAXILLA": ("70925003", "Maxilla"),
+    "NECK": ("45048000", "Neck"),
     "NOSE": ("74386004", "Nasal bone"),
     "PATELLA": ("64234005", "Patella"),
     "PELVIS": ("816092008", "Pelvis"),
@@ -76,7 +80,19 @@ _SITES: dict[str, tuple[str, str]] = {
 
 
 _UNPAIRED = {"CHEST", "COCCYX", "CSPINE", "CTSPINE", "HEAD", "JAW", "LSPINE", "LSSPINE", "MANDIBLE", "NOSE"}
+_UNPAIRED |= {"ABDOMEN", "ABDOMENPELVIS", "NECK"}
 _UNPAIRED |= {"PELVIS", "SACRUM", "SKULL", "SPINE", "STERNUM", "TLSPINE", "TSPINE"}
+
+
+def defined_term(header: Dataset) -> str | None:
+    """The body part as a term of PS3.16 Annex L; None where the image states none, or one that is not here.
+
+    From BodyPartExamined, else from the code of AnatomicRegionSequence.
+    """
+    if term := _term(header):
+        return term if term in _SITES else None
+    stated = site(header)
+    return next((term for term, (code, _) in _SITES.items() if stated and code == stated.value), None)
 
 
 def unpaired(header: Dataset) -> bool:

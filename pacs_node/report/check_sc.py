@@ -39,11 +39,15 @@ def verify(dataset: Dataset, request: ReportRequest) -> None:
     )
     length = dataset.Rows * dataset.Columns * 3
     require(len(dataset.PixelData) == length + length % 2, dataset, "PixelData must fill Rows and Columns")
-    for keyword in ("PatientOrientation", "InstanceNumber", "BodyPartExamined"):
-        ours, theirs = (str(of.get(keyword) or "") for of in (dataset, header))
-        require(
-            ours.strip("[]") == theirs.strip("[]"), dataset, f"{keyword} must be that of the source image"
-        )
+    expected = {
+        "InstanceNumber": source.number(header, "InstanceNumber"),
+        "PatientOrientation": source.orientation(header) or None,
+        "BodyPartExamined": source.body_part_examined(header) or None,
+    }
+    for keyword, theirs in expected.items():
+        ours = dataset.get(keyword)
+        same = (list(ours or []) or None) == theirs if keyword == "PatientOrientation" else ours == theirs
+        require(same, dataset, f"{keyword} must be that of the source image")
     require(
         dataset.get("ImageLaterality") == source.side(request, image),
         dataset,

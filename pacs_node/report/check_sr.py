@@ -25,7 +25,7 @@ _FLAGS = {"VerificationFlag": "UNVERIFIED", "PreliminaryFlag": "PRELIMINARY", "M
 def verify(dataset: Dataset, request: ReportRequest) -> None:
     """Check the report of the request's study. Raises CheckError."""
     outcome = wording.outcome(request)
-    complete = all(image.finding for image in request.images)
+    complete = all(image.finding for image in request.images) and not request.missing_images
     flags = {**_FLAGS, "CompletionFlag": "COMPLETE" if complete else "PARTIAL"}
     for keyword, value in flags.items():
         require(dataset.get(keyword) == value, dataset, f"{keyword} must be {value}")

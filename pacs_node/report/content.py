@@ -35,6 +35,7 @@ FINDING = Code("121071", "DCM", "Finding")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 PROBABILITY = Code("122157", "DCM", "Probability")
 IMAGE_REGION = Code("111030", "DCM", "Image Region")
+MEASURED_FROM = Code("121112", "DCM", "Source of Measurement")
 ORIGINAL_SOURCE = Code("111040", "DCM", "Original Source")
 SUMMARY = Code("121111", "DCM", "Summary")
 COMMENT = Code("121106", "DCM", "Comment")
@@ -42,6 +43,7 @@ TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
 MEASUREMENT_GROUP = Code("125007", "DCM", "Measurement Group")
 PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("272519000", "SCT", "Absent")
+CAD_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 
 _PERCENT = Code("%", "UCUM", "percent")
 _PIXELS = Code("{pixels}", "UCUM", "Pixels")
@@ -84,13 +86,13 @@ def measurement_report(request: ReportRequest, settings: config.Report) -> Conta
 
 def failure_report(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
     """TID 2000: that no image was analyzed, and why; a text that viewers show, without measurements."""
-    reasons = [wording.summary(request, settings)]
-    reasons += _failures(request)
-    impressions = _container(
-        Code("121072", "DCM", "Impressions"),
-        [TextContentItem(Code("121073", "DCM", "Impression"), text, _CONTAINS) for text in reasons],
-        _CONTAINS,
+    impression = Code("121073", "DCM", "Impression")
+    texts = (wording.summary(request, settings), *_failures(request))
+    none = CodeContentItem(
+        CAD_SUMMARY, Code("111245", "DCM", "No algorithms succeeded; without findings"), _CONTAINS
     )
+    items = [*(TextContentItem(impression, text, _CONTAINS) for text in texts), none]
+    impressions = _container(Code("121072", "DCM", "Impressions"), items, _CONTAINS)
     return _container(
         Code("18748-4", "LN", "Diagnostic Imaging Report"),
         [*_language_and_observer(request), impressions],
@@ -127,18 +129,15 @@ def _container(
 
 def _language_and_observer(request: ReportRequest) -> list[ContentItem]:
     """TID 1204 and TID 1004: English, seen by this device."""
-    language = Code("en-US", "RFC5646", "English (United States)")
+    language = Code("121049", "DCM", "Language of Content Item and Descendants")
+    device = f"pacs-node {__version__}"
     return [
-        CodeContentItem(
-            Code("121049", "DCM", "Language of Content Item and Descendants"), language, _MODIFIES
-        ),
+        CodeContentItem(language, Code("en-US", "RFC5646", "English (United States)"), _MODIFIES),
         CodeContentItem(Code("121005", "DCM", "Observer Type"), Code("121007", "DCM", "Device"), _OBSERVES),
         UIDRefContentItem(Code("121012", "DCM", "Device Observer UID"), request.node.device_uid, _OBSERVES),
         TextContentItem(Code("121013", "DCM", "Device Observer Name"), request.node.ae_title, _OBSERVES),
         TextContentItem(Code("121014", "DCM", "Device Observer Manufacturer"), MANUFACTURER, _OBSERVES),
-        TextContentItem(
-            Code("121015", "DCM", "Device Observer Model Name"), f"pacs-node {__version__}", _OBSERVES
-        ),
+        TextContentItem(Code("121015", "DCM", "Device Observer Model Name"), device, _OBSERVES),
     ]
 
 
@@ -158,17 +157,14 @@ def _library_entry(image: ImageResult) -> ImageContentItem:
         if header.get(keyword):
             name = Code(code, "DCM", f"Pixel Data {meaning}")
             rows.append(NumContentItem(name, int(header[keyword].value), _PIXELS, None, _ACQUIRES))
-    orientation = header.get("PatientOrientation") or []
-    if len(orientation) == 2 and all(orientation):
+    if orientation := source.orientation(header):
         for code, along, value in (("111044", "Row", orientation[0]), ("111043", "Column", orientation[1])):
-            rows.append(
-                TextContentItem(Code(code, "DCM", f"Patient Orientation {along}"), str(value), _ACQUIRES)
-            )
-    spacing = header.get("ImagerPixelSpacing") or []
-    if len(spacing) == 2 and all(spacing):
+            name = Code(code, "DCM", f"Patient Orientation {along}")
+            rows.append(TextContentItem(name, str(value), _ACQUIRES))
+    if spacing := source.pair(header, "ImagerPixelSpacing"):
         for code, along, value in (("111026", "Horizontal", spacing[1]), ("111066", "Vertical", spacing[0])):
             name = Code(code, "DCM", f"{along} Pixel Spacing")
-            rows.append(NumContentItem(name, float(value), _MM, None, _ACQUIRES))
+            rows.append(NumContentItem(name, value, _MM, None, _ACQUIRES))
     entry = ImageContentItem(
         Code("260753009", "SCT", "Source"),
         instance.sop_class_uid,
@@ -191,8 +187,8 @@ def _region_groups(
                 CodeContentItem(FINDING, request.model.finding, _CONTAINS),
                 *_finding_site(request, image),
                 *_algorithm(request),
-                _number(request, CERTAINTY, finding),
-                _coordinates(image, GraphicTypeValues.POLYLINE, _outline(image, region)),
+                _number(request, CERTAINTY, finding, _outline(image, region, measured=True)),
+                _outline(image, region),
             ],
             _CONTAINS,
             template="1410",
@@ -236,11 +232,10 @@ def _qualitative_evaluations(request: ReportRequest, settings: config.Report) ->
         (True, False): ("111243", "Not all algorithms succeeded; without findings"),
         (True, True): ("111244", "Not all algorithms succeeded; with findings"),
     }[partial, wording.outcome(request) is Outcome.POSITIVE]
-    name = Code("111017", "DCM", "CAD Processing and Findings Summary")
     return _container(
         Code("C0034375", "UMLS", "Qualitative Evaluations"),
         [
-            CodeContentItem(name, Code(value, "DCM", meaning), _CONTAINS),
+            CodeContentItem(CAD_SUMMARY, Code(value, "DCM", meaning), _CONTAINS),
             *(TextContentItem(COMMENT, text, _CONTAINS) for text in (settings.label, *_failures(request))),
         ],
         _CONTAINS,
@@ -264,32 +259,42 @@ def _finding_site(request: ReportRequest, image: ImageResult) -> list[ContentIte
 
 def _algorithm(request: ReportRequest) -> list[ContentItem]:
     """TID 4019: which model spoke, and at which operating point."""
+    parameters = Code("111002", "DCM", "Algorithm Parameters")
     return [
         TextContentItem(Code("111001", "DCM", "Algorithm Name"), request.model.name, _MODIFIES),
         TextContentItem(Code("111003", "DCM", "Algorithm Version"), wording.version(request), _MODIFIES),
-        TextContentItem(
-            Code("111002", "DCM", "Algorithm Parameters"), f"threshold={request.model.threshold:g}", _MODIFIES
-        ),
+        TextContentItem(parameters, wording.parameters(request), _MODIFIES),
     ]
 
 
-def _number(request: ReportRequest, name: Code, finding: Finding) -> NumContentItem:
+def _number(request: ReportRequest, name: Code, finding: Finding, *of: ContentItem) -> NumContentItem:
     number = NumContentItem(name, round(finding.probability * 100, 2), _PERCENT, None, _CONTAINS)
-    number.ContentSequence = ContentSequence(_algorithm(request))
+    number.ContentSequence = ContentSequence([*of, *_algorithm(request)])
     return number
 
 
-def _outline(image: ImageResult, region: Region) -> list[Point]:
-    """A region's box as a closed polyline of five points, the form that OHIF and Stone were seen to draw."""
+def _outline(image: ImageResult, region: Region, measured: bool = False) -> ScoordContentItem:
+    """A region's box as a closed polyline of five points, the form that OHIF and Stone were seen to draw.
+
+    OHIF draws that of the group, but loads as a measurement only what a number is inferred from.
+    """
     rows, columns = float(image.source.Rows), float(image.source.Columns)
     left, top, right, bottom = region.box
     left, right = max(left, 0.0), min(right, columns)
     top, bottom = max(top, 0.0), min(bottom, rows)
-    return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    points = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    role = (MEASURED_FROM, RelationshipTypeValues.INFERRED_FROM) if measured else (IMAGE_REGION, _CONTAINS)
+    return _coordinates(image, GraphicTypeValues.POLYLINE, points, *role)
 
 
-def _coordinates(image: ImageResult, graphic: GraphicTypeValues, points: list[Point]) -> ScoordContentItem:
-    coordinates = ScoordContentItem(IMAGE_REGION, graphic, np.asarray(points), relationship_type=_CONTAINS)
+def _coordinates(
+    image: ImageResult,
+    graphic: GraphicTypeValues,
+    points: list[Point],
+    name: Code = IMAGE_REGION,
+    relationship: RelationshipTypeValues = _CONTAINS,
+) -> ScoordContentItem:
+    coordinates = ScoordContentItem(name, graphic, np.asarray(points), relationship_type=relationship)
     selected = ImageContentItem(
         ORIGINAL_SOURCE,
         image.instance.sop_class_uid,

@@ -40,8 +40,8 @@ def size(header: Dataset, max_size: int) -> tuple[int, int]:
     """
     rows, columns = float(header.Rows), float(header.Columns)
     for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
-        vertical, horizontal = (float(v) for v in header.get(keyword) or (1, 1))
-        if vertical > 0 and horizontal > 0 and vertical != horizontal:
+        vertical, horizontal = source.pair(header, keyword) or (1.0, 1.0)
+        if vertical != horizontal:
             rows, columns = rows * max(vertical / horizontal, 1), columns * max(horizontal / vertical, 1)
             break
     longest = max(rows, columns)
@@ -101,7 +101,7 @@ def build(
     """
     header, newest = image.source, source.newest(request)
     normal = source.normalize(newest)
-    body_part = str(header.get("BodyPartExamined") or "")
+    body_part = source.body_part_examined(header)
     capture = SCImage(
         pixel_array=render(image, display, request.model, settings),
         photometric_interpretation="RGB",
@@ -124,9 +124,9 @@ def build(
     )
     capture.DeviceUID = request.node.device_uid
     capture.ConversionType = "SYN"
-    capture.InstanceNumber = header.get("InstanceNumber")
+    setattr(capture, "InstanceNumber", source.number(header, "InstanceNumber"))  # noqa: B010
     # highdicom refuses an empty orientation, so it was given one that is replaced here by what is known.
-    capture.PatientOrientation = header.get("PatientOrientation") or []
+    capture.PatientOrientation = source.orientation(header)
     if len(capture.PixelData) % 2:
         capture.PixelData += b"\0"
     _describe(capture, request, image)
@@ -139,8 +139,8 @@ def build(
 def _describe(capture: Dataset, request: ReportRequest, image: ImageResult) -> None:
     """What is shown: the body part and side of this image, what it was derived from, and how."""
     header = image.source
-    if header.get("BodyPartExamined"):
-        capture.BodyPartExamined = header.BodyPartExamined
+    if body_part := source.body_part_examined(header):
+        capture.BodyPartExamined = body_part
     side = source.side(request, image)
     if side:
         capture.ImageLaterality = side

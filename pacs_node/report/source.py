@@ -7,8 +7,9 @@ that is absent, a PatientSex of "U", a date it cannot parse, an ISO 2022 charact
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -60,12 +61,13 @@ def newest(request: ReportRequest) -> Dataset:
     return max(request.images, key=lambda image: (image.instance.received_at, image.instance.id)).source
 
 
-def mismatches(request: ReportRequest) -> tuple[str, ...]:
-    """Keywords of the patient and study attributes in which the study's images differ."""
+def mismatches(headers: Iterable[Dataset]) -> tuple[str, ...]:
+    """Keywords of the patient and study attributes in which these images differ."""
+    several = list(headers)
     return tuple(
         keyword
         for keyword in (*TYPE_2, "IssuerOfPatientID")
-        if len({str(image.source.get(keyword) or "") for image in request.images}) > 1
+        if len({str(header.get(keyword) or "") for header in several}) > 1
     )
 
 
@@ -90,6 +92,10 @@ def inherit(result: SOPClass, header: Dataset, created_at: float) -> None:
     """
     identity = decoded(header)
     result.copy_patient_and_study_information(identity)
+    if procedure := codes(identity, "ProcedureCodeSequence"):
+        result.ProcedureCodeSequence = procedure
+    else:
+        result.pop("ProcedureCodeSequence", None)  # Type 3: with items or not at all
     for keyword in ("TimezoneOffsetFromUTC", "SpecificCharacterSet"):
         if keyword in result:
             del result[keyword]
@@ -119,14 +125,43 @@ def local_time(header: Dataset, seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, tz=UTC).astimezone(timezone_of(header))
 
 
+def pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
+    """Two positive numbers such as a spacing; None where the source does not state two that can be used."""
+    try:
+        values = [float(value) for value in header.get(keyword) or ()]
+    except (TypeError, ValueError):
+        return None
+    return (values[0], values[1]) if len(values) == 2 and all(0 < v < math.inf for v in values) else None
+
+
+def orientation(header: Dataset) -> list[str]:
+    """PatientOrientation where it is one: two values of a human's directions (PS3.3 C.7.6.1.1.1); else empty."""
+    values = [str(value) for value in header.get("PatientOrientation") or ()]
+    return values if len(values) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", v) for v in values) else []
+
+
+def body_part_examined(header: Dataset) -> str:
+    """BodyPartExamined as a code string (PS3.5 6.2 CS): in upper case; empty where it cannot be one."""
+    stated = str(header.get("BodyPartExamined") or "").strip().upper()
+    return stated if re.fullmatch("[A-Z0-9_ ]{1,16}", stated) else ""
+
+
+def codes(item: Dataset, keyword: str) -> list[Dataset]:
+    """Those items of a code sequence that are codes (PS3.3 8.8)."""
+    values = ("CodeValue", "LongCodeValue", "URNCodeValue")
+    return [
+        code for code in item.get(keyword) or [] if code.get("CodeMeaning") and any(map(code.get, values))
+    ]
+
+
 def image_names(images: tuple[ImageResult, ...]) -> tuple[str, ...]:
     """What a person calls each image: "image 2, LL".
 
     The number is InstanceNumber where that tells the images apart, else with SeriesNumber, else the position.
     """
-    numbers = [_number(image.source, "InstanceNumber") for image in images]
-    series = [_number(image.source, "SeriesNumber") for image in images]
-    names = [f"image {number}" for number in numbers]
+    numbers = [number(image.source, "InstanceNumber") for image in images]
+    series = [number(image.source, "SeriesNumber") for image in images]
+    names = [f"image {own}" for own in numbers]
     if None in numbers or len(set(names)) < len(names):
         names = [f"series {first} image {second}" for first, second in zip(series, numbers, strict=True)]
     if None in numbers or (len(set(names)) < len(names)):
@@ -135,12 +170,13 @@ def image_names(images: tuple[ImageResult, ...]) -> tuple[str, ...]:
     return tuple(f"{name}, {view}" if view else name for name, view in zip(names, views, strict=True))
 
 
-def _number(header: Dataset, keyword: str) -> int | None:
+def number(header: Dataset, keyword: str) -> int | None:
+    """An integer string; None where it is absent or none that DICOM allows (PS3.5 6.2 IS)."""
     try:
-        value = header.get(keyword)
-        return None if value is None or value == "" else int(value)
-    except (TypeError, ValueError):  # not an integer string: pydicom says so only when the value is read
+        value = int(str(header.get(keyword)))
+    except (TypeError, ValueError):  # pydicom looks at the text only when the value is read
         return None
+    return value if -(2**31) <= value < 2**31 else None
 
 
 def _can_be_written(result: Dataset, identity: Dataset) -> bool:

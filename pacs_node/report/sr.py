@@ -47,13 +47,15 @@ def _complete(document: Dataset, request: ReportRequest, header: Dataset) -> Non
     """What highdicom leaves out: equipment, procedures, requests, predecessor, and how much was analyzed."""
     document.DeviceUID = request.node.device_uid
     document.ContributingEquipmentSequence = [processing_equipment(request, header)]
-    document.PerformedProcedureCodeSequence = header.get("ProcedureCodeSequence") or []
+    document.PerformedProcedureCodeSequence = source.codes(header, "ProcedureCodeSequence")
     if header.get("RequestAttributesSequence"):
         document.ReferencedRequestSequence = _requests(header)
     failed = sum(image.finding is None for image in request.images)
-    if failed:
+    gaps = [f"{failed} of {len(request.images)} images not analyzed"] if failed else []
+    gaps += [f"{request.missing_images} not received"] if request.missing_images else []
+    if gaps:
         document.CompletionFlag = "PARTIAL"
-        document.CompletionFlagDescription = f"{failed} of {len(request.images)} images not analyzed"
+        document.CompletionFlagDescription = ", ".join(gaps)
     if request.predecessor:
         document.PredecessorDocumentsSequence = [_reference(request.predecessor, request.study_instance_uid)]
 
@@ -78,10 +80,14 @@ def _requests(header: Dataset) -> list[Dataset]:
         item = Dataset()
         item.StudyInstanceUID = attributes.get("StudyInstanceUID") or header.StudyInstanceUID
         item.AccessionNumber = attributes.get("AccessionNumber") or header.get("AccessionNumber")
-        item.ReferencedStudySequence = attributes.get("ReferencedStudySequence") or []
+        item.ReferencedStudySequence = [
+            study
+            for study in attributes.get("ReferencedStudySequence") or []
+            if study.get("ReferencedSOPClassUID") and study.get("ReferencedSOPInstanceUID")
+        ]
         for keyword in ("RequestedProcedureID", "RequestedProcedureDescription"):
             setattr(item, keyword, attributes.get(keyword))
-        item.RequestedProcedureCodeSequence = attributes.get("RequestedProcedureCodeSequence") or []
+        item.RequestedProcedureCodeSequence = source.codes(attributes, "RequestedProcedureCodeSequence")
         item.PlacerOrderNumberImagingServiceRequest = None
         item.FillerOrderNumberImagingServiceRequest = None
         requests.append(item)

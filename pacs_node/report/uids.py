@@ -28,17 +28,20 @@ def settings_key(model: ModelIdentity, settings: config.Report) -> str:
     said += [model.finding.value, model.finding.scheme_designator, model.finding.meaning]
     said += [model.positive_phrase, model.negative_phrase, model.negative_caveat]
     said += [settings.iod, str(settings.max_size), settings.label]
+    said += [] if model.scope_limit == 1 else [f"scope {model.scope_limit!r}"]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def sc(request: ReportRequest, image: ImageResult, settings: config.Report) -> UID:
-    """SOP Instance UID of an image's Secondary Capture: the same in every revision of the study's report."""
+    """SOP Instance UID of an image's Secondary Capture: the same in every revision of the study's report,
+    unless new objects were asked for."""
     return derive(
         request.node,
         "SC",
         image.instance.sop_instance_uid,
         _content(image),
         settings_key(request.model, settings),
+        *([str(request.renewed)] if request.renewed else []),
     )
 
 

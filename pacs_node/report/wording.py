@@ -36,7 +36,9 @@ def series_description(request: ReportRequest) -> str:
         return f"{start}NOT ANALYZED"
     if said is Outcome.NEGATIVE:
         head, tail = request.model.negative_phrase, ""
-        middles = [f", {failed} of {total} images NOT ANALYZED", ", INCOMPLETE"] if failed else [""]
+        gaps = [f", {failed} of {total} images NOT ANALYZED"] if failed else []
+        gaps += [f", {request.missing_images} NOT RECEIVED"] if request.missing_images else []
+        middles = ["".join(gaps), ", INCOMPLETE"] if gaps else [""]
     else:
         worst = _worst(request.images)
         head, tail = request.model.positive_phrase, f", {percent(_probability(worst))}"
@@ -63,6 +65,7 @@ def summary(request: ReportRequest, settings: config.Report) -> str:
         sentences.append(
             f"None of {total} images could be analyzed." if total > 1 else "The image could not be analyzed."
         )
+        sentences += _missing(request)
         sentences.append("No statement is made about this study.")
         return " ".join([*sentences, settings.label])
     worst = _worst(request.images)
@@ -82,6 +85,9 @@ def summary(request: ReportRequest, settings: config.Report) -> str:
         sentences.append(f"{anatomy.NOT_STATED.capitalize()}.")
     if failed:
         sentences.append(f"{failed} of {total} images NOT ANALYZED.")
+    sentences += _missing(request)
+    if not request.model.scope_limit:
+        sentences.append("Whether the model knows images of this kind was not checked.")
     if said is Outcome.NEGATIVE:
         sentences.append(request.model.negative_caveat)
     return " ".join([*sentences, settings.label])
@@ -97,6 +103,12 @@ def version(request: ReportRequest) -> str:
     return f"{request.model.version}+sha256:{request.model.sha256[:8]}"
 
 
+def parameters(request: ReportRequest) -> str:
+    """The settings that the model answered with: "threshold=0.24", and the scope's limit where it was set."""
+    scope = "" if request.model.scope_limit == 1 else f"; scope_limit={request.model.scope_limit:g}"
+    return f"threshold={request.model.threshold:g}{scope}"
+
+
 def _amended(request: ReportRequest) -> str:
     if request.predecessor is None:
         return ""
@@ -106,6 +118,12 @@ def _amended(request: ReportRequest) -> str:
 
 def _failed(request: ReportRequest) -> int:
     return sum(image.finding is None for image in request.images)
+
+
+def _missing(request: ReportRequest) -> list[str]:
+    missing = request.missing_images
+    were = "images of this study in the PACS were" if missing > 1 else "image of this study in the PACS was"
+    return [f"{missing} {were} not received."] if missing else []
 
 
 def _place(request: ReportRequest, image: ImageResult) -> str:

@@ -16,7 +16,8 @@ FIGURES = ("roc", "reliability")
 UNSTATED = "Nothing was stated, which does not mean that all holds."
 ROLES = {
     "train": "The train split trained the weights.",
-    "val": "The val split chose the epoch, the calibration and the threshold, so its figures flatter.",
+    "val": "The val split chose the epoch, the calibration, the threshold and the limit of the scope, so its "
+    "figures flatter.",
     "test": "The test split was evaluated after all choices; nothing was chosen by it.",
 }
 
@@ -65,6 +66,7 @@ the probability is below the threshold. {finding.caveat}
 - Probability: sigmoid({manifest.calibration.slope:g} x margin {manifest.calibration.intercept:+g}),
   positive from {manifest.threshold:g} on.
 - Heat map: {identity(manifest).explanation}. It shows what spoke for the finding, not an outline.
+- Scope: {_scope(manifest)}
 
 ## What it was made from
 - Data: {provenance.data}. Licence: {provenance.data_license}. {provenance.citation}
@@ -78,6 +80,7 @@ In brackets: 95 % confidence intervals, bootstrapped by group. Measured through 
 {chr(10).join(f"- {ROLES[name]}" for name in measured if name in ROLES)}
 - Pointing game: in which part of the images with marks the heat map's peak lies in a mark. IoU: what the
   regions in the report, or their boxes, share with the marks.
+- The figures are of all images, also of those refused as out of scope, but for the line that says so.
 
 ![ROC curves](roc.png) ![Reliability](reliability.png)
 {"".join(_subgroups(m) for name, m in measured.items() if name == "test")}
@@ -92,15 +95,30 @@ def _subgroups(measured: Metrics) -> str:
             f"{group.trait}: {group.value}",
             f"{group.images} ({group.positives})",
             *(metrics.told(e, "too few") for e in (group.auc, group.sensitivity, group.specificity)),
+            metrics.told(group.refused, "no guard"),
         ]
         for group in measured.subgroups
     ]
-    head = [f"{measured.name}: subgroup", "images (positive)", "AUC", "sensitivity", "specificity"]
+    head = [f"{measured.name}: subgroup", "images (positive)", "AUC", "sensitivity", "specificity", "refused"]
     return f"\n{_table(head, rows)}\n" if rows else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _scope(manifest: Manifest) -> str:
+    """What is refused, and by what."""
+    parts = f"Skipped where the header states another body part than {', '.join(manifest.body_parts)}."
+    scope = manifest.scope
+    guard = "No guard: an image of anything is answered."
+    if scope:
+        guard = (
+            "Refused where the image is unlike those of the train split: the channel means at "
+            f"`{scope.layer}` of network {scope.network + 1} are further away than {scope.limit:g} "
+            f"(Mahalanobis); sha256 `{scope.file_sha256}`."
+        )
+    return f"{parts} {guard}" if manifest.body_parts else guard
 
 
 def _part(network: Member) -> str:

@@ -248,6 +248,6 @@ def display(path: Path) -> NDArray[np.float32]:
     if stored is None:
         raise InputError(f"{path}: not an image that can be read")
     header = Dataset()
-    header.PhotometricInterpretation = "MONOCHROME2"
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
     decoded = decode.Decoded(header=header, pixels=stored.astype(np.uint8), content_key="")
     return pixels.prepare(decoded).display

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.errors import InputError
+from pacs_node.records import Prediction
 from pacs_node.report import sc
 from pacs_node.training import dataset, localization, measures
 from pacs_node.training.dataset import Sample
@@ -61,12 +62,13 @@ def evaluate(
             f"{name}: {len(samples)} images, {labels.sum()} of them positive; both must be there"
         )
     groups = np.array([sample.group for sample in samples])
-    probabilities = np.empty(len(samples))
+    probabilities, refused = np.empty(len(samples)), np.empty(len(samples))
     met: dict[int, dict[str, float]] = {}
     for start, images in _batches(samples, f"evaluate {name}", console):
         predictions = classifier.predict(images)
         for index, (image, prediction) in enumerate(zip(images, predictions, strict=True), start):
             probabilities[index] = prediction.probability
+            refused[index] = _refused(prediction)
             if labels[index] and samples[index].marks:
                 met[index] = localization.meet(prediction.heat_map, image.shape, samples[index].marks)
     identity, threshold = classifier.identity, classifier.identity.threshold
@@ -74,6 +76,8 @@ def evaluate(
         lambda w: {
             **measures.ranking(labels, probabilities, w),
             **measures.calibration(labels, probabilities, w),
+            "refused": measures.mean(refused, w),
+            "accepted_auc": measures.ranking(labels, probabilities, w * (1 - refused))["auc"],
         },
         groups,
     )
@@ -92,11 +96,11 @@ def evaluate(
             ),
             bins=measures.reliability(labels, probabilities, groups),
             subgroups=tuple(
-                measures.subgroup(*trait, labels, probabilities, groups, threshold)
+                measures.subgroup(*trait, labels, probabilities, refused, groups, threshold)
                 for trait in _traits(samples, labels, met)
             ),
             localization=_localization(met, groups),
-            disturbances=_disturbances(classifier, samples, probabilities, robustness, console),
+            disturbances=_disturbances(classifier, samples, probabilities, refused, robustness, console),
         ),
         samples=samples,
         labels=labels,
@@ -120,6 +124,11 @@ def examples(classifier: Classifier, evaluation: Evaluation, each: int = 4) -> l
             sample = evaluation.samples[index]
             found.append(Example(kind, sample, float(probabilities[index]), _picture(classifier, sample)))
     return found
+
+
+def _refused(prediction: Prediction) -> float:
+    """1 beyond the model's scope, 0 within it, NaN where nobody can tell."""
+    return np.nan if prediction.scope is None else float(prediction.scope > 1)
 
 
 def _picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> NDArray[np.uint8]:
@@ -182,6 +191,7 @@ def _disturbances(
     classifier: Classifier,
     samples: Sequence[Sample],
     probabilities: Array,
+    refused: Array,
     count: int,
     console: Console,
 ) -> tuple[Disturbance, ...]:
@@ -192,10 +202,13 @@ def _disturbances(
         return ()
     whole = probabilities[drawn]
     answers = {"none": whole, **{name: np.empty(len(chosen)) for name in DISTURBANCES}}
+    refusals = {name: np.empty(len(chosen)) for name in answers}
+    refusals["none"] = refused[drawn]
     for start, images in _batches(chosen, "disturb", console):
         for name, disturb in DISTURBANCES.items():
             predictions = classifier.predict([disturb(image) for image in images])
             answers[name][start : start + len(images)] = [p.probability for p in predictions]
+            refusals[name][start : start + len(images)] = [_refused(p) for p in predictions]
     labels = np.array([sample.positive for sample in chosen])
     groups = np.array([sample.group for sample in chosen])
     threshold = classifier.identity.threshold
@@ -208,6 +221,7 @@ def _disturbances(
                 "positive_rate": rate,
                 "positive_rate_change": rate - usual,
                 "probability_change": np.abs(disturbed - whole),
+                "refused": refusals[name],
             },
             groups,
         )

@@ -60,8 +60,14 @@ def bootstrap(measure: Measure, groups: Groups) -> dict[str, Estimate | None]:
 
 def means(values: Mapping[str, Array], groups: Groups) -> dict[str, Estimate]:
     """The means of values that every sample has."""
-    found = bootstrap(lambda w: {name: w @ v / w.sum(1) for name, v in values.items()}, groups)
+    found = bootstrap(lambda w: {name: mean(v, w) for name, v in values.items()}, groups)
     return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def mean(values: Array, weights: Array) -> Array:
+    """The mean of values that every sample has; NaN where one has none."""
+    found: Array = weights @ values / weights.sum(axis=1)
+    return found
 
 
 def ranking(labels: Truth, probabilities: Array, weights: Array) -> dict[str, Array]:
@@ -151,6 +157,7 @@ def subgroup(
     member: Truth,
     labels: Truth,
     probabilities: Array,
+    refused: Array,
     groups: Groups,
     threshold: float,
 ) -> Subgroup:
@@ -159,7 +166,15 @@ def subgroup(
     called = scores >= threshold
     enough = {"sensitivity": truth.sum() >= SMALLEST, "specificity": (~truth).sum() >= SMALLEST}
     enough["auc"] = enough["sensitivity"] and enough["specificity"]
-    found = bootstrap(lambda w: {**rates(truth, called, w), **ranking(truth, scores, w)}, groups[member])
+    enough["refused"] = True
+    found = bootstrap(
+        lambda w: {
+            **rates(truth, called, w),
+            **ranking(truth, scores, w),
+            "refused": mean(refused[member], w),
+        },
+        groups[member],
+    )
     return Subgroup(
         trait=trait,
         value=value,

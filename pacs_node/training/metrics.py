@@ -65,6 +65,8 @@ class Subgroup(_Table):
     auc: Estimate | None
     sensitivity: Estimate | None
     specificity: Estimate | None
+    refused: Estimate | None = None
+    """Part beyond the model's scope; the other figures are of all images, these too. None: no guard."""
 
 
 class Localization(_Table):
@@ -95,6 +97,8 @@ class Disturbance(_Table):
     positive_rate_change: Estimate
     probability_change: Estimate
     """Mean of its absolute value."""
+    refused: Estimate | None = None
+    """See `Subgroup.refused`."""
 
 
 class Metrics(_Table):
@@ -124,6 +128,10 @@ class Metrics(_Table):
     localization: Localization | None
     """None where nothing is marked."""
     disturbances: tuple[Disturbance, ...] = ()
+    refused: Estimate | None = None
+    """See `Subgroup.refused`."""
+    accepted_auc: Estimate | None = None
+    """Of the images within the model's scope."""
 
 
 _FILE = TypeAdapter(dict[str, Metrics])
@@ -169,6 +177,8 @@ def summary(measured: Mapping[str, Metrics]) -> dict[str, list[str]]:
         "accuracy": [told(m.operation.accuracy) for m in sets],
         "Brier score": [str(m.brier) for m in sets],
         f"ECE ({BINS} bins)": [str(m.ece) for m in sets],
+        "refused as out of scope": [told(m.refused, "no guard") for m in sets],
+        "AUC-ROC of the others": [told(m.accepted_auc, "no guard") for m in sets],
         "pointing game": located("pointing"),
         "pointing game, by chance": located("chance"),
         "peak within 10 % of a mark": located("pointing_near"),

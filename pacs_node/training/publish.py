@@ -1,4 +1,4 @@
-"""From the best weights of a run, or of several, to a model package: calibration, threshold, `model.toml`."""
+"""From the best weights of a run, or of several, to a model package: calibration, threshold, guard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pacs_node.analyze.package import (
     load,
 )
 from pacs_node.errors import InputError
-from pacs_node.training import dataset
+from pacs_node.training import dataset, scope
 from pacs_node.training import recipe as recipes
 from pacs_node.training.dataset import Sample
 from pacs_node.training.recipe import BEST, Recipe
@@ -45,8 +45,9 @@ FRACTURE = Concept(
 def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: Recipe) -> Manifest:
     """Write the package `out`, whose folder name becomes its id, of the best weights of one run or several.
 
-    Nothing here sees the test split: calibration and threshold come from the validation split, by the
-    classifier that serves. Raises InputError for a bad image or a run without weights.
+    Nothing here sees the test split: calibration, threshold and the limit of the scope come from the
+    validation split, the first two by the classifier that serves. Raises InputError for a bad image or a run
+    without weights.
     """
     out.mkdir(parents=True, exist_ok=True)
     members = [
@@ -78,7 +79,7 @@ def publish(samples: Sequence[Sample], runs: Sequence[Path], out: Path, recipe: 
         update={"calibration": calibration, "threshold": operating_point(probabilities, labels)}
     )
     (out / MANIFEST).write_text(as_toml(manifest), encoding="utf-8")
-    return manifest
+    return scope.fit(out, samples)
 
 
 def _member(run: Path, weights: Path, shown: Input) -> Member:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from journal_steps import Steps
 
-from pacs_node.journal import audit, deliveries, instances, intake, queue, studies, views
+from pacs_node.journal import audit, deliveries, instances, intake, quarantine, queue, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import (
     Analysis,
@@ -47,6 +47,7 @@ def test_a_batch_of_several_studies_keeps_them_apart(
 ) -> None:
     intake.register(database, [arrival("1.1", "a")], 0)
     steps.report()
+    clock.now += 1  # type: ignore[attr-defined]
     intake.register(
         database,
         [
@@ -54,7 +55,7 @@ def test_a_batch_of_several_studies_keeps_them_apart(
             arrival("3.1", "c", study_instance_uid="3"),
             arrival("1.1", "a"),
             arrival("3.2", "d", study_instance_uid="3"),
-            arrival("3.2", "d", study_instance_uid="3"),
+            arrival("3.2", "d", study_instance_uid="3", received_at=clock() + 1),
         ],
         QUIET,
     )
@@ -139,14 +140,22 @@ def test_a_finding_comes_back_as_it_was(
 
 
 def test_the_same_bytes_again_are_audited_and_nothing_else(
-    database: Database, arrival: Callable[..., Arrival], steps: Steps
+    database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     intake.register(database, [arrival()], 0)
     steps.report()
-    intake.register(database, [arrival(), arrival()], 0)
+    again = [arrival(received_at=clock() + seconds) for seconds in (1, 2)]
+    intake.register(database, again, 0)
     assert instances.claim_instances(database, 8) is None
     assert studies.claim_study(database) is None
     assert kinds(database)[-2:] == ["duplicate_received"] * 2
+
+
+def test_one_arrival_registered_twice_is_one(database: Database, arrival: Callable[..., Arrival]) -> None:
+    for _ in range(2):
+        intake.register(database, [arrival("1.1", "a"), arrival("1.2", "b", skip_reason="no X-ray")], 0)
+    assert views.study(database, "1.2")["revision"] == 1  # type: ignore[index]
+    assert kinds(database) == ["received", "received", "skipped"]
 
 
 def test_a_late_image_opens_the_study_again_and_a_skipped_one_does_not(
@@ -238,8 +247,8 @@ def test_retry_brings_back_what_failed(
     )
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
     assert study.state == StudyState.OPEN
-    assert not studies.retry(database, "9.9")
-    assert studies.retry(database, "1.2")
+    assert not quarantine.retry_study(database, "9.9", "me")
+    assert quarantine.retry_study(database, "1.2", "me")
     again = instances.claim_instances(database, 8)
     assert again is not None
     assert again.items[0].attempts == 1

@@ -14,15 +14,17 @@ from pacs_node.config import Schedule, Settings, Validation
 from pacs_node.errors import ConfigError
 from pacs_node.journal import audit, roles
 from pacs_node.journal.database import Database, open_database
-from pacs_node.operate import validation
+from pacs_node.operate import housekeeping, validation
 from pacs_node.operate.housekeeping import Calendar, trigger
 
 WaitUntil = Callable[..., None]
-Job = Callable[[], object]
 
 
-def make(database: Database, job: Job) -> Calendar:
-    return Calendar(database, Schedule(validation="0 5 * * *"), {"validation": job})
+def make(database: Database, job: Callable[[], object], cron: str = "0 5 * * *") -> Calendar:
+    def work() -> dict[str, object]:
+        return {"did": job()}
+
+    return Calendar(database, Schedule(validation=cron), {"validation": work})
 
 
 def due_now(calendar: Calendar) -> None:
@@ -31,13 +33,34 @@ def due_now(calendar: Calendar) -> None:
 
 
 def test_a_job_that_is_due_is_done_and_audited(database: Database, wait_until: WaitUntil) -> None:
-    with make(database, lambda: validation.run(database, Validation())) as calendar:
+    with make(database, lambda: validation.run(database, Validation()).verdict) as calendar:
         assert validation.last(database) is None
         due_now(calendar)
-        wait_until(lambda: validation.last(database))
+        wait_until(lambda: housekeeping.last(database, "validation"))
     event = validation.last(database)
     assert event is not None
     assert event.event == "validation_too_few"
+    did = housekeeping.last(database, "validation")
+    assert did["did"] == "too_few"
+    assert did["seconds"] >= 0
+
+
+def test_what_was_due_while_nothing_ran_is_made_up_for_once(
+    database: Database, clock: Clock, wait_until: WaitUntil
+) -> None:
+    done: list[str] = []
+    clock.now = datetime.now(UTC).timestamp() - 2 * 86_400
+    with make(database, lambda: done.append("never done before")):
+        pass
+    housekeeping.run(database, "validation", dict)
+    clock.now += 2 * 86_400
+    with make(database, lambda: done.append("made up for")) as calendar:
+        wait_until(lambda: done)
+        wait_until(lambda: housekeeping.last(database, "validation"))
+        assert calendar.scheduler.get_job("validation").next_run_time > datetime.now(UTC)
+    with make(database, lambda: done.append("not due")):
+        pass
+    assert done == ["made up for"]
 
 
 def test_one_of_several_does_the_work_until_it_ends_or_dies(
@@ -81,9 +104,12 @@ def test_a_job_that_fails_is_audited_by_its_kind_and_goes_on(
         return [event for event in audit.events(database) if event.event == "calendar_failed"]
 
     with make(database, fail) as calendar:
-        for number in (1, 2):
+
+        def again() -> bool:
             due_now(calendar)
-            wait_until(lambda number=number: len(failures()) == number)
+            return len(failures()) > 1
+
+        wait_until(again)
     assert failures()[0].details == {"job": "validation", "why": "unexpected RuntimeError"}
 
 

@@ -144,7 +144,7 @@ REPORTS: dict[str, tuple[Break, str]] = {
         "named \\(111030",
     ),
     "source concept": (
-        lambda d: setattr(found(d, "111040")[0].ConceptNameCodeSequence[0], "CodeValue", "260753009"),
+        lambda d: setattr(found(d, "111040")[-1].ConceptNameCodeSequence[0], "CodeValue", "260753009"),
         "Stone draws nothing",
     ),
     "outside": (

@@ -34,6 +34,26 @@ def test_the_series_description_says_the_outcome(shape: str, description: str) -
     assert wording.series_description(SHAPES[shape]) == description
 
 
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        (1, "1 image of this study in the PACS was not received."),
+        (2, "2 images of this study in the PACS were not received."),
+    ],
+)
+@pytest.mark.parametrize("shape", ["positive", "negative", "failed"])
+def test_what_was_not_received_is_told(shape: str, missing: int, sentence: str) -> None:
+    assert "not received" not in wording.summary(SHAPES[shape], SETTINGS)
+    assert sentence in wording.summary(replace(SHAPES[shape], missing_images=missing), SETTINGS)
+
+
+def test_a_negative_without_all_images_says_so_first() -> None:
+    request = replace(SHAPES["negative"], missing_images=2)
+    assert wording.series_description(request) == "AI: no fracture suspected, 2 NOT RECEIVED"
+    request = zoned(replace(SHAPES["partial, negative"], missing_images=2), predecessor=studies.PREDECESSOR)
+    assert wording.series_description(request).endswith("no fracture suspected, INCOMPLETE")
+
+
 def zoned(request: ReportRequest, **fields: Any) -> ReportRequest:
     """The request with sources that state UTC, so that the test's own zone does not matter."""
     images = tuple(

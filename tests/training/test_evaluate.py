@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from rich.console import Console
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 from untrained import write_package
 
@@ -22,7 +25,7 @@ from pacs_node.config import Settings
 from pacs_node.demo import phantom
 from pacs_node.errors import InputError
 from pacs_node.filemode import analyze_files
-from pacs_node.training import dataset, metrics
+from pacs_node.training import dataset, metrics, scope
 from pacs_node.training.evaluate import evaluate, examples
 
 NUMBERS = {"122157", "111012"}
@@ -134,6 +137,7 @@ def test_what_is_measured(model: Path, pictures: Path) -> None:
     assert undisturbed.probability_change.value == 0
     assert undisturbed.images == 6
     assert any(one.probability_change.value > 0.001 for one in disturbed)
+    assert (found.refused, found.accepted_auc, undisturbed.refused) == (None, None, None)
     shown = examples(classifier, measured, each=2)
     assert all(example.picture.shape == (360, 288, 3) for example in shown)
     for kind in ("true positive", "true negative", "false positive", "false negative"):
@@ -146,6 +150,30 @@ def test_what_is_measured(model: Path, pictures: Path) -> None:
         ]
         certain = sorted(of_kind, reverse=called)[:2]
         assert [example.probability for example in shown if example.kind == kind] == certain
+
+
+def test_what_the_guard_refuses_is_measured(model: Path, pictures: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "guarded")
+    samples = dataset.load(pictures)
+    with pytest.raises(InputError, match="needs images of the split train"):
+        scope.fit(folder, samples)
+    scope.fit(folder, [replace(one, split="val" if at % 2 else "train") for at, one in enumerate(samples)])
+    path = folder / package.MANIFEST
+    limit = package.read_manifest(folder).scope.limit  # type: ignore[union-attr]
+    path.write_text(path.read_text().replace(f"limit = {limit}", f"limit = {limit * 0.9}"))
+    classifier = Classifier(package.load(folder), "cpu")
+    predictions = classifier.predict([dataset.display(sample.path) for sample in samples])
+    refused = np.array([prediction.scope is not None and prediction.scope > 1 for prediction in predictions])
+    assert 0 < refused.sum() < len(refused)
+    found = evaluate(classifier, samples, "all", Console(quiet=True), robustness=6).metrics
+    assert found.refused is not None
+    assert found.refused.value == pytest.approx(refused.mean(), abs=1e-4)
+    assert found.accepted_auc is not None
+    accepted = [sample.positive for sample, out in zip(samples, refused, strict=True) if not out]
+    scores = [p.probability for p, out in zip(predictions, refused, strict=True) if not out]
+    assert found.accepted_auc.value == pytest.approx(roc_auc_score(accepted, scores), abs=1e-4)
+    assert all(group.refused is not None for group in found.subgroups)
+    assert all(one.refused is not None for one in found.disturbances)
 
 
 def test_the_page_holds_everything_and_sets_stand_side_by_side(

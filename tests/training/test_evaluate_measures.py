@@ -88,10 +88,16 @@ def test_small_subgroups_have_no_figures() -> None:
     labels = np.arange(40) < 12
     probabilities = np.linspace(1, 0, 40)
     groups = np.arange(40).astype(str)
-    whole = measures.subgroup("side", "left", np.ones(40, bool), labels, probabilities, groups, 0.5)
+    refused = (np.arange(40) % 10 == 0).astype(np.float64)
+    everyone = np.ones(40, bool)
+    whole = measures.subgroup("side", "left", everyone, labels, probabilities, refused, groups, 0.5)
+    assert whole.refused is not None
+    assert whole.refused.value == 0.1
     assert whole.auc is not None
     assert whole.specificity is not None
-    few = measures.subgroup("side", "left", np.arange(40) < 20, labels, probabilities, groups, 0.5)
+    unknown = np.full(40, np.nan)
+    few = measures.subgroup("side", "left", np.arange(40) < 20, labels, probabilities, unknown, groups, 0.5)
+    assert few.refused is None
     assert (few.images, few.positives) == (20, 12)
     assert few.sensitivity is not None
     assert few.specificity is None

@@ -1,0 +1,151 @@
+"""Storage commitment SCU (PS3.4 annex J): asks an archive to promise that it keeps what was sent."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import build_context, evt
+
+from pacs_node.config import Destination
+from pacs_node.deliver import dimse, query, sender
+from pacs_node.errors import DeliveryError
+from pacs_node.journal import commitments
+from pacs_node.journal.commitments import Transaction
+from pacs_node.journal.database import Database
+from pacs_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, on_event_report
+from pacs_node.records import CommitmentReport
+
+ANSWER_SECONDS = 3600.0
+"""An archive that has not answered by then is asked by C-FIND whether it has the objects."""
+WAIT_SECONDS = 3.0
+"""So long the association stays open for an answer; a later one comes on an association of the archive's."""
+POLL_SECONDS = 0.05
+REQUEST_STORAGE_COMMITMENT = 1
+SUCCESS = 0x0000
+
+_log = structlog.get_logger(__name__)
+
+
+def step(
+    database: Database,
+    destination: Destination,
+    calling_ae_title: str,
+    stop: threading.Event,
+    answer_seconds: float = ANSWER_SECONDS,
+    wait_seconds: float = WAIT_SECONDS,
+) -> bool:
+    """Ask for the commitment of what was sent of one study, and look after what was not answered in time.
+
+    Returns False where nothing was due.
+    """
+    late = commitments.overdue(database, destination.name)
+    for transaction in late:
+        if not stop.is_set():
+            _look(database, destination, calling_ae_title, transaction)
+    uid = f"2.25.{uuid.uuid4().int}"
+    begun = commitments.begin(database, destination.name, uid, answer_seconds)
+    if begun is None:
+        return bool(late)
+    try:
+        _request(database, destination, calling_ae_title, begun, stop, wait_seconds)
+    except DeliveryError as error:
+        _log.warning("commitment_request_failed", transaction_uid=uid, why=str(error))
+        if database.clock() - begun.sent_at > answer_seconds:
+            _look(database, destination, calling_ae_title, begun)
+        else:
+            _postpone(database, begun, error)
+    return True
+
+
+def _request(
+    database: Database,
+    destination: Destination,
+    calling_ae_title: str,
+    transaction: Transaction,
+    stop: threading.Event,
+    wait_seconds: float,
+) -> None:
+    """One N-ACTION, and a while for its answer (PS3.4 J.3.2). Raises DeliveryError where it is not taken."""
+
+    def settle(report: CommitmentReport) -> bool:
+        return commitments.settle(database, report, sender.retry_seconds)
+
+    address = destination.commitment
+    if address is None:
+        raise DeliveryError(f"{destination.name}: no AE is named for storage commitment")
+    name = f"{destination.name}, storage commitment"
+    contexts = [build_context(PUSH_MODEL)]
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, on_event_report, [settle])]
+    with dimse.associated(name, address, calling_ae_title, contexts, handlers) as association:
+        try:
+            status, _ = association.send_n_action(
+                _information(transaction), REQUEST_STORAGE_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE
+            )
+        except (ValueError, RuntimeError) as error:
+            raise DeliveryError(f"{name} is not offered: {error}") from None
+        code = status.get("Status")
+        if code != SUCCESS:
+            told = (
+                "no answer" if code is None else f"status 0x{int(code):04X} {status.get('ErrorComment', '')}"
+            )
+            raise DeliveryError(f"{name} refused the N-ACTION: {told}".rstrip())
+        deadline = time.monotonic() + wait_seconds
+        while (
+            time.monotonic() < deadline
+            and association.is_established
+            and commitments.is_open(database, transaction.uid)
+            and not stop.wait(POLL_SECONDS)
+        ):
+            pass
+
+
+def _information(transaction: Transaction) -> Dataset:
+    """Action Information of the request (PS3.4 table J.3-1)."""
+    information = Dataset()
+    information.TransactionUID = transaction.uid
+    information.ReferencedSOPSequence = []
+    for item in transaction.objects:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = item.sop_class_uid
+        reference.ReferencedSOPInstanceUID = item.sop_instance_uid
+        information.ReferencedSOPSequence.append(reference)
+    return information
+
+
+def _look(
+    database: Database, destination: Destination, calling_ae_title: str, transaction: Transaction
+) -> None:
+    """Find out by C-FIND what the archive has; without an AE to query, ask for the commitment anew."""
+    try:
+        with query.connect(destination, calling_ae_title) as pacs:
+            series = sorted({item.series_instance_uid for item in transaction.objects})
+            there = {uid for one in series for uid in pacs.instances(transaction.study_instance_uid, one)}
+    except DeliveryError as error:
+        _log.warning("commitment_query_failed", transaction_uid=transaction.uid, why=str(error))
+        _postpone(database, transaction, error)
+        return
+    ours = [item.sop_instance_uid for item in transaction.objects]
+    report = CommitmentReport(
+        transaction_uid=transaction.uid,
+        committed=frozenset(uid for uid in ours if uid in there),
+        failed={uid: "no answer, and not found by C-FIND" for uid in ours if uid not in there},
+    )
+    commitments.settle(database, report, sender.retry_seconds, by_query=True)
+    _log.info(
+        "commitment_looked_up",
+        transaction_uid=transaction.uid,
+        committed=len(report.committed),
+        failed=len(report.failed),
+    )
+
+
+def _postpone(database: Database, transaction: Transaction, error: DeliveryError) -> None:
+    """Ask again after as long as it took so far, from 5 s to half an hour, times 0.5 to 1."""
+    waited = database.clock() - transaction.sent_at
+    delay = min(sender.LAST_RETRY_SECONDS, max(sender.FIRST_RETRY_SECONDS, waited))
+    commitments.ask_again(database, transaction, delay * random.uniform(0.5, 1.0), str(error))

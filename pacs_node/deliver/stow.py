@@ -1,0 +1,132 @@
+"""STOW-RS user agent (PS3.18 10.5): sends files as they are, each in a request of its own.
+
+dicomweb-client's `store_instances` writes every data set anew, retries by itself, sets Host without the port
+and tells 200 from 202 no more. So only its session and its multipart encoder are used, for the files' own
+bytes. One object a request: no other object's fate hides behind one HTTP status, and no more than one file is
+in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+import requests
+from dicomweb_client.session_utils import create_session, create_session_from_user_pass
+from dicomweb_client.web import DICOMwebClient
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+
+from pacs_node.config import Destination
+from pacs_node.errors import DeliveryError
+from pacs_node.records import SendOutcome
+
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 60
+CONTENT_TYPE = 'multipart/related; type="application/dicom"; boundary="pacs-node-0f2b6ad8d3c94b9d8c2e"'
+SUCCESS = 0x0000
+
+_REFUSED: set[int] = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+"""Said of this very object; to repeat the request is no use. Every other failure may pass."""
+_ADVICE: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "the user name or the password of this destination is wrong",
+    HTTPStatus.FORBIDDEN: "this user may not store there",
+    HTTPStatus.NOT_FOUND: "no STOW-RS there: is the url of this destination right?",
+    HTTPStatus.METHOD_NOT_ALLOWED: "no STOW-RS there: is the url of this destination right?",
+}
+
+
+def store(destination: Destination, _calling_ae_title: str, paths: Sequence[Path]) -> Generator[SendOutcome]:
+    """Send files byte for byte and yield what was answered to each, in order.
+
+    Raises DeliveryError, also between two files, where the service cannot be reached or does not answer.
+    """
+    where = f"{destination.name} ({destination.url})"
+    with _session(destination) as session:
+        for path in paths:
+            uid = str(read_file_meta_info(path).MediaStorageSOPInstanceUID)
+            try:
+                answer = session.post(
+                    f"{destination.url.rstrip('/')}/studies",
+                    data=DICOMwebClient._encode_multipart_message([path.read_bytes()], CONTENT_TYPE),
+                    headers={"Content-Type": CONTENT_TYPE, "Accept": "application/dicom+json"},
+                    timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+                    # A redirected POST becomes a GET, whose 200 would say nothing of our object.
+                    allow_redirects=False,
+                )
+            except requests.RequestException as error:
+                # Its kind only: its words may hold the user name.
+                raise DeliveryError(f"{where} cannot be reached: {type(error).__name__}") from None
+            yield _outcome(answer, uid)
+
+
+def search(destination: Destination) -> None:
+    """Ask for one study (QIDO-RS, PS3.18 10.6), to see whether the service is there and lets us in.
+
+    Raises DeliveryError. That it knows no searching is an answer, too.
+    """
+    where = f"{destination.name} ({destination.url})"
+    try:
+        with _session(destination) as session:
+            answer = session.get(
+                f"{destination.url.rstrip('/')}/studies",
+                params={"limit": 1},
+                headers={"Accept": "application/dicom+json"},
+                timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+                allow_redirects=False,
+            )
+    except requests.RequestException as error:
+        raise DeliveryError(f"{where} cannot be reached: {type(error).__name__}") from None
+    away = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+    if answer.status_code in away or (answer.status_code >= 500 and answer.status_code != 501):
+        advice = _ADVICE.get(answer.status_code, "")
+        raise DeliveryError(f"{where}: HTTP {answer.status_code} {advice}".rstrip())
+
+
+def _session(destination: Destination) -> requests.Session:
+    if not destination.username:
+        return create_session()
+    password = destination.password.get_secret_value()
+    return create_session_from_user_pass(destination.username, password)
+
+
+def _outcome(answer: requests.Response, sop_instance_uid: str) -> SendOutcome:
+    """What an answer says of the one object that was sent (PS3.18 10.5.3, I.2.2)."""
+    http = f"HTTP {answer.status_code} {answer.reason or ''}".rstrip()
+    told = _told(answer)
+    for item in (*_items(told, "FailedSOPSequence"), *_items(told, "OtherFailuresSequence")):
+        if "FailureReason" in item:
+            return SendOutcome(int(item.FailureReason), http)
+    if answer.status_code >= 400:
+        advice = _ADVICE.get(answer.status_code)
+        comment = f"{http}: {advice}" if advice else http
+        return SendOutcome(None, comment, final=answer.status_code in _REFUSED)
+    if answer.status_code >= 300:
+        return SendOutcome(None, f"{http}: set the url of this destination to where that leads")
+    for item in _items(told, "ReferencedSOPSequence"):
+        if item.get("ReferencedSOPInstanceUID") == sop_instance_uid:
+            return SendOutcome(int(item.get("WarningReason") or SUCCESS), http)
+    # 200 says that all was stored; some say no more, or say it as XML.
+    is_xml = answer.headers.get("Content-Type", "").startswith("application/dicom+xml")
+    if answer.status_code == HTTPStatus.OK and (is_xml or not answer.content):
+        return SendOutcome(SUCCESS, http)
+    return SendOutcome(None, f"{http}, but the answer does not name the object: is that a STOW-RS service?")
+
+
+def _told(answer: requests.Response) -> Dataset:
+    """The Store Instances Response Module; empty where the answer holds none that can be read."""
+    try:
+        return Dataset.from_json(answer.json())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Dataset()
+
+
+def _items(told: Dataset, keyword: str) -> Sequence[Dataset]:
+    return told.get(keyword) or ()

@@ -1,0 +1,113 @@
+"""What has been kept long enough, and which files the journal names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import sqlalchemy as sa
+
+from pacs_node.journal import audit
+from pacs_node.journal.database import Database
+from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
+from pacs_node.records import DeliveryState, StudyState
+
+_DONE = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DISCARDED)
+_CLOSED = (StudyState.REPORTED, StudyState.SKIPPED)
+_OBJECTS: tuple[type[InstanceRow] | type[ResultRow], ...] = (InstanceRow, ResultRow)
+_PAGE = 500
+
+
+def expired(database: Database, before: float, committing: Collection[str]) -> Iterator[tuple[int, str]]:
+    """Id and StudyInstanceUID of the studies that `purge` would delete, oldest first."""
+    query = sa.select(StudyRow.id, StudyRow.study_instance_uid).where(_is_expired(before, committing))
+    after, page = 0, [(0, "")]
+    while page:
+        with database.read() as connection:
+            rows = connection.execute(query.where(StudyRow.id > after).order_by(StudyRow.id).limit(_PAGE))
+            page = [(row.id, row.study_instance_uid) for row in rows]
+        yield from page
+        after = page[-1][0] if page else after
+
+
+def digests(database: Database, study_id: int) -> set[str]:
+    """The files that a study's rows name, by their sha256."""
+    with database.read() as connection:
+        return {
+            sha256
+            for row in _OBJECTS
+            for sha256 in connection.execute(sa.select(row.sha256).where(row.study_id == study_id)).scalars()
+        }
+
+
+def named(database: Database, sha256s: Collection[str]) -> set[str]:
+    """Those of these files that any row names."""
+    wanted, found = sorted(sha256s), set[str]()
+    with database.read() as connection:
+        for start in range(0, len(wanted), _PAGE):
+            for row in _OBJECTS:
+                query = sa.select(row.sha256).where(row.sha256.in_(wanted[start : start + _PAGE]))
+                found.update(connection.execute(query).scalars())
+    return found
+
+
+def purge(database: Database, study_id: int, before: float, committing: Collection[str]) -> bool:
+    """Delete all rows of a study with one audit event; the audit log and labels stay.
+
+    False where the study may not go (any more): it is open or failed, something of it was received or
+    delivered since `before`, or a result is not delivered yet; to a destination of `committing`, committed.
+    """
+    instances, results = (sa.select(row.id).where(row.study_id == study_id) for row in _OBJECTS)
+    with database.write() as connection:
+        study = connection.execute(
+            sa.select(StudyRow.study_instance_uid)
+            .where(StudyRow.id == study_id, _is_expired(before, committing))
+            .with_for_update(of=StudyRow)
+        ).scalar_one_or_none()
+        if study is None:
+            return False
+        received, made = (
+            [
+                f"{uid} {sha256}"
+                for uid, sha256 in connection.execute(
+                    sa.select(row.sop_instance_uid, row.sha256).where(row.study_id == study_id)
+                )
+            ]
+            for row in _OBJECTS
+        )
+        connection.execute(sa.delete(FindingRow).where(FindingRow.instance_id.in_(instances)))
+        connection.execute(sa.delete(DeliveryRow).where(DeliveryRow.result_id.in_(results)))
+        connection.execute(sa.delete(ResultRow).where(ResultRow.study_id == study_id))
+        connection.execute(sa.delete(ReportRow).where(ReportRow.study_id == study_id))
+        connection.execute(sa.delete(InstanceRow).where(InstanceRow.study_id == study_id))
+        connection.execute(sa.delete(StudyRow).where(StudyRow.id == study_id))
+        now = database.clock()
+        audit.append(connection, now, "purged", study, instances=sorted(received), results=sorted(made))
+        return True
+
+
+def record(database: Database, event: str, sha256s: Collection[str]) -> None:
+    """Audit what was done with files that no row names."""
+    with database.write() as connection:
+        now = database.clock()
+        entries = [audit.Entry(event, details={"sha256": sha256}) for sha256 in sorted(sha256s)]
+        audit.append_all(connection, now, entries)
+
+
+def _is_expired(before: float, committing: Collection[str]) -> sa.ColumnElement[bool]:
+    needed = (
+        sa.exists()
+        .where(
+            ResultRow.study_id == StudyRow.id,
+            DeliveryRow.result_id == ResultRow.id,
+            sa.or_(
+                DeliveryRow.state.not_in(_DONE),
+                sa.and_(
+                    DeliveryRow.state == DeliveryState.SENT, DeliveryRow.destination.in_(list(committing))
+                ),
+                DeliveryRow.sent_at >= before,
+                DeliveryRow.committed_at >= before,
+            ),
+        )
+        .correlate(StudyRow)
+    )
+    return sa.and_(StudyRow.state.in_(_CLOSED), StudyRow.last_received_at < before, ~needed)

@@ -1,0 +1,39 @@
+"""Copies of the journal, and whether it is whole."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pacs_node.errors import JournalError
+from pacs_node.journal import audit, backup
+from pacs_node.journal.database import Database
+
+PREFIX = "journal-"
+
+
+def run(database: Database, folder: Path, keep: int) -> dict[str, Any]:
+    """Copy the journal to `folder`, keep so many copies, and check the journal and its audit log.
+
+    Returns what it did. A copy is made of a journal that fails its checks, too, but then no older copy is
+    removed. Raises JournalError where a copy or the journal is not whole.
+    """
+    did: dict[str, Any] = {"file": None}
+    if database.path is None:
+        did["note"] = "PostgreSQL is backed up with pg_dump; only the audit log was checked"
+    else:
+        if keep:
+            folder.mkdir(parents=True, exist_ok=True)
+            when = datetime.fromtimestamp(database.clock(), UTC)
+            target = folder / f"{PREFIX}{when:%Y%m%dT%H%M%S}.sqlite"
+            backup.copy(database.path, target)
+            did |= {"file": target.name, "bytes": target.stat().st_size}
+        backup.check(database)
+    did["events"], problem = audit.verify(database)
+    if problem:
+        raise JournalError(f"audit log: {problem}")
+    if did["file"]:
+        for old in sorted(folder.glob(f"{PREFIX}*.sqlite"), reverse=True)[keep:]:
+            old.unlink()
+    return did

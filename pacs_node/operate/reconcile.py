@@ -1,0 +1,142 @@
+"""Asks the PACSs for every study of a time and tells what is missing on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+
+from pacs_node.config import Destination, Settings
+from pacs_node.deliver import query
+from pacs_node.errors import DeliveryError
+from pacs_node.journal import quarantine, reconciliation
+from pacs_node.journal.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Something that is not where it should be."""
+
+    missing: str
+    """"image": the PACS has it and it was never received. "result": the PACS has not got it. "analysis" or
+    "delivery": the node itself says that it failed. "answer": the PACS could not be asked."""
+    destination: str | None
+    study_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    detail: str = ""
+    fixed: bool = False
+
+
+def reconcile(
+    settings: Settings,
+    database: Database,
+    destinations: Sequence[Destination],
+    since: date,
+    until: date,
+    who: str,
+    fix: bool = False,
+) -> list[Gap]:
+    """All gaps of the studies dated, or received, from `since` to `until`, both included, in local time.
+
+    With `fix`, results that are missing are sent again, the same bytes, and images that are missing are asked
+    for by C-MOVE to our own AE title. A PACS that does not answer is a gap, too.
+    """
+    start, end = (
+        datetime.combine(day, time()).astimezone().timestamp() for day in (since, until + timedelta(days=1))
+    )
+    received = reconciliation.studies_received(database, start, end)
+    gaps: list[Gap] = []
+    studies = dict.fromkeys(received)
+    for destination in destinations:
+        try:
+            with query.connect(destination, settings.node.ae_title) as pacs:
+                of_time = dict.fromkeys([*received, *pacs.studies(since, until)])
+                studies |= of_time
+                asked = {gap.sop_instance_uid for gap in gaps if gap.missing == "image"}
+                comparison = _Comparison(settings, database, pacs, destination.name, who, fix)
+                for study in of_time:
+                    gaps += [*comparison.images(study, asked), *comparison.results(study)]
+        except DeliveryError as error:
+            gaps.append(Gap(missing="answer", destination=destination.name, detail=str(error)))
+    gaps += _failures(settings, database, set(studies))
+    reconciliation.record(
+        database,
+        "reconciled",
+        since=since.isoformat(),
+        until=until.isoformat(),
+        destinations=[destination.name for destination in destinations],
+        studies=len(studies),
+        gaps=len(gaps),
+        fixed=sum(gap.fixed for gap in gaps),
+        who=who,
+    )
+    return gaps
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """The journal beside one PACS."""
+
+    settings: Settings
+    database: Database
+    pacs: query.Pacs
+    destination: str
+    who: str
+    fix: bool
+
+    def images(self, study: str, asked: Collection[str | None]) -> Iterator[Gap]:
+        """X-rays that the PACS has and that were never received, without those `asked` for elsewhere."""
+        here = reconciliation.received(self.database, study)
+        _, missing = self.pacs.images(study, self.settings.study.accept.modalities, here)
+        known = {*asked, *reconciliation.ever_received(self.database, study)} if missing else set()
+        for series, uids in missing.items():
+            images = [uid for uid in uids if uid not in known]
+            problem = self._move(study, series, images) if self.fix and images else None
+            for uid in images:
+                fixed = self.fix and problem is None
+                yield self._gap("image", study, uid, problem or f"series {series}", fixed)
+
+    def results(self, study: str) -> Iterator[Gap]:
+        """Results of ours that the PACS is to have and has not."""
+        owed = reconciliation.owed(self.database, study, self.destination)
+        series = dict.fromkeys(one.series_instance_uid for one in owed)
+        there = {uid for one in series for uid in self.pacs.instances(study, one)}
+        missing = [one for one in owed if one.sop_instance_uid not in there]
+        if self.fix and missing:
+            reconciliation.send_again(self.database, study, self.destination, missing, self.who)
+        for one in missing:
+            yield self._gap("result", study, one.sop_instance_uid, f"{one.role} {one.state}", self.fix)
+
+    def _move(self, study: str, series: str, images: Sequence[str]) -> str | None:
+        """Why the PACS does not send images; None where it did."""
+        problem = None
+        try:
+            self.pacs.move(study, series, images, self.settings.node.ae_title)
+        except DeliveryError as error:
+            problem = str(error)
+        told = {"destination": self.destination, "images": images, "problem": problem, "who": self.who}
+        reconciliation.record(self.database, "images_requested", study, **told)
+        return problem
+
+    def _gap(self, missing: str, study: str, uid: str, detail: str, fixed: bool) -> Gap:
+        return Gap(
+            missing=missing,
+            destination=self.destination,
+            study_instance_uid=study,
+            sop_instance_uid=uid,
+            detail=detail,
+            fixed=fixed,
+        )
+
+
+def _failures(settings: Settings, database: Database, studies: set[str]) -> Iterator[Gap]:
+    """What the node itself knows to have failed; `retry` and `quarantine` are for that."""
+    for row in quarantine.rows(database, [destination.name for destination in settings.destinations]):
+        if row["study_instance_uid"] in studies:
+            yield Gap(
+                missing="delivery" if row["what"] == "delivery" else "analysis",
+                destination=row["destination"],
+                study_instance_uid=row["study_instance_uid"],
+                sop_instance_uid=row["sop_instance_uid"],
+                detail=f"{row['trouble']}: {row['reason'] or ''}",
+            )

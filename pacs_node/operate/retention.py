@@ -1,0 +1,104 @@
+"""Deletes what has been kept long enough, and brings files and journal back together after a crash.
+
+A file is withdrawn before the rows that name it are deleted. Whatever is killed when, a withdrawn file is
+either named by a row, and goes back, or may go for good. What was received and is named by no row, as after
+the restore of an older journal, goes back to the spool: it was acknowledged, and must not be lost.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+
+from pacs_node.files import FileStore
+from pacs_node.journal import retention, roles
+from pacs_node.journal.database import Database
+
+DAY = 86_400.0
+LEASE = "retention"
+
+_log = structlog.get_logger(__name__)
+
+
+def run(database: Database, files: FileStore, days: int, committing: Collection[str]) -> dict[str, Any]:
+    """Delete the studies that were delivered, and last heard of, `days` ago (0: none), and sweep the files.
+
+    `committing` names the destinations from which a commitment is awaited. Returns what it did; nothing where
+    another process is at it.
+    """
+    token = str(uuid.uuid4())
+    if not roles.lead(database, LEASE, token):
+        return {"note": "another process is at it"}
+    try:
+        settle(database, files, files.withdrawn())
+        purged = 0
+        before = database.clock() - days * DAY
+        for study_id, study_instance_uid in retention.expired(database, before, committing) if days else ():
+            if not roles.lead(database, LEASE, token):
+                break
+            shas = retention.digests(database, study_id)
+            files.withdraw(shas)
+            try:
+                if retention.purge(database, study_id, before, committing):
+                    purged += 1
+                    _log.info("purged", study_instance_uid=study_instance_uid)
+            finally:
+                settle(database, files, shas)
+        did = {"studies": purged, **_orphans(database, files), "leftovers": files.sweep()}
+    finally:
+        roles.hand_over(database, LEASE, token)
+    return did
+
+
+def settle(database: Database, files: FileStore, sha256s: Collection[str]) -> None:
+    """Remove withdrawn files for good, and bring those back that a row or the spool names.
+
+    The spool is looked at before the rows: what is registered in between is in one of both.
+    """
+    if not sha256s:
+        return
+    needed = {item.sha256 for item in files.spooled()}
+    needed |= retention.named(database, sha256s)
+    for sha256 in sha256s:
+        if sha256 in needed:
+            files.restore(sha256)
+        else:
+            files.remove(sha256)
+
+
+def _orphans(database: Database, files: FileStore) -> dict[str, int]:
+    """Files that no row names: what was received is registered again, what else is a day old is removed."""
+    registered = removed = 0
+    for folder in files.stored():
+        paths = {path.stem: path for path in folder}
+        waiting = {item.sha256 for item in files.spooled()}
+        orphans = paths.keys() - waiting - retention.named(database, paths.keys())
+        refused = files.refused()
+        ours = {sha256 for sha256 in orphans if sha256 in refused or not _was_received(paths[sha256])}
+        stale = {sha256 for sha256 in ours if paths[sha256].stat().st_mtime < time.time() - DAY}
+        for sha256 in orphans - ours:
+            files.respool(sha256)
+        for event, sha256s in (("orphan_registered_again", orphans - ours), ("orphan_removed", stale)):
+            if sha256s:
+                retention.record(database, event, sha256s)
+                _log.warning(event, files=len(sha256s))
+        files.withdraw(stale)
+        settle(database, files, stale)
+        registered += len(orphans - ours)
+        removed += len(stale)
+    return {"registered_again": registered, "orphans": removed}
+
+
+def _was_received(path: Path) -> bool:
+    """Whether a file came in by C-STORE: its meta information names who sent it. What cannot be read did."""
+    try:
+        return "SourceApplicationEntityTitle" in read_file_meta_info(path)
+    except (InvalidDicomError, ValueError, AttributeError, EOFError):
+        return True

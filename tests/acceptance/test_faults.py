@@ -1,0 +1,38 @@
+"""Processes die at every point, the PACS has its moods, senders break off: nothing is lost, nothing twice.
+
+`benchmarks/faults.py` is the long form; it takes the seed that a failure here names.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fault_pacs import OrthancPacs
+from fault_run import Figures, run
+
+from pacs_node.demo.pacs import Orthanc
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def check(figures: Figures, kills: int) -> None:
+    assert not figures.violations, figures
+    assert figures.kills >= kills
+    assert figures.studies
+    assert figures.reports >= figures.studies
+
+
+@pytest.mark.parametrize("seed", ["one", "two"])
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, seed: str) -> None:
+    check(run(tmp_path, seed, kills=25), kills=25)
+
+
+def test_neither_on_postgresql(tmp_path: Path, database_url: Callable[[str], str]) -> None:
+    check(run(tmp_path, "three", kills=20, database=database_url("postgresql")), kills=20)
+
+
+def test_neither_in_a_real_orthanc(tmp_path: Path, orthanc: Orthanc) -> None:
+    # Orthanc is shared with other tests and other runs: the studies are this one's alone.
+    seed = f"four {hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}"
+    check(run(tmp_path, seed, kills=10, pacs=OrthancPacs(orthanc, "FAULTY")), kills=10)

@@ -1,0 +1,15 @@
+"""One node on two machines, each with all roles, over one PostgreSQL and one shared folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fault_run import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_two_machines_do_the_work_of_one(tmp_path: Path, database_url: Callable[[str], str]) -> None:
+    figures = run(tmp_path, "five", kills=20, database=database_url("postgresql"), machines=2)
+    assert not figures.violations, figures
+    assert figures.studies

@@ -1,0 +1,166 @@
+"""Roles of the node as processes that die where a plan says: the fault harness's entry point.
+
+It imports everything once and forks a role for each line of JSON on its standard input, so that a role
+starts in hundredths of a second; the line is answered with the process's id. The model is torch-free. To die,
+a role sends itself SIGKILL before or after the n-th call of one of the functions in POINTS: the product has
+no hooks. End of file on standard input kills what still runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from brightness import Brightness
+from pynetdicom import AE
+from pynetdicom.association import Association
+from sqlalchemy.engine.default import DefaultDialect
+
+import pacs_node.worker
+from pacs_node import files, node, pipeline
+from pacs_node.cli.context import configure_log
+from pacs_node.config import Settings, load
+from pacs_node.deliver import sender
+from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies
+from pacs_node.receive import admission
+from pacs_node.report import check, sc, sr
+
+LEASE_SECONDS = 2.0
+
+POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
+    "write": (("receive", "worker"), files, "_write_all"),
+    "fsync": (("receive", "worker"), os, "fsync"),
+    "sync folder": (("receive", "worker"), files, "_sync_folder"),
+    "rename": (("receive",), Path, "rename"),
+    "spool": (("receive",), files.FileStore, "spool"),
+    "link": (("receive",), Path, "hardlink_to"),
+    "keep": (("receive",), files.FileStore, "keep"),
+    "examine": (("receive",), admission, "examine"),
+    "register": (("receive",), intake, "register"),
+    "forget": (("receive",), files.FileStore, "forget"),
+    "unlink": (("receive",), Path, "unlink"),
+    "claim instances": (("worker",), instances, "claim_instances"),
+    "analyze": (("worker",), pipeline, "analyze_instances"),
+    "finish instances": (("worker",), instances, "finish_instances"),
+    "claim study": (("worker",), studies, "claim_study"),
+    "build SC": (("worker",), sc, "build"),
+    "build SR": (("worker",), sr, "build"),
+    "verify": (("worker",), check, "verify"),
+    "put": (("worker",), files.FileStore, "put"),
+    "replace": (("worker",), Path, "replace"),
+    "report study": (("worker",), pipeline, "report_study"),
+    "finish report": (("worker",), studies, "finish_report"),
+    "claim deliveries": (("deliver",), deliveries, "claim_deliveries"),
+    "associate": (("deliver",), AE, "associate"),
+    "send": (("deliver",), Association, "send_c_store"),
+    "finish delivery": (("deliver",), deliveries, "finish_delivery"),
+    "release": (("deliver",), Association, "release"),
+    "audit": (("receive", "worker", "deliver"), audit, "append_all"),
+    "commit": (("receive", "worker", "deliver", "housekeep"), DefaultDialect, "do_commit"),
+    "renew": (("worker", "deliver"), queue, "renew"),
+    "beat": (("receive", "worker", "deliver", "housekeep"), roles, "beat"),
+    "lead": (("housekeep",), roles, "lead"),
+}
+"""Where a role can die: which roles come by, and the function, by its home and its name."""
+
+ROLES: dict[str, Callable[[Settings, Any], None]] = {
+    "receive": node.receive,
+    "worker": lambda settings, stop: node.worker(settings, stop, lambda _: Brightness()),
+    "deliver": node.deliver,
+    "housekeep": node.housekeep,
+}
+
+
+def hurry() -> None:
+    """Make the waits of a node short: what takes it half a minute to notice takes two seconds here."""
+    queue.LEASE_SECONDS = roles.LEASE_SECONDS = LEASE_SECONDS
+    node.BEAT_SECONDS, node.POLL_SECONDS, node.GATHER_SECONDS = LEASE_SECONDS / 5, 0.05, 0.02
+    node.ERROR_PAUSE_SECONDS = 0.3
+    sender.FIRST_RETRY_SECONDS, sender.LAST_RETRY_SECONDS = 0.1, 0.5
+    pacs_node.worker.RETRY_SECONDS = 0.2
+    # The harness kills workers without regard to what they have in hand: the image is not to blame.
+    pacs_node.worker.MAX_ATTEMPTS = 10_000
+
+
+def arm(point: str, after: bool, n: int, say: Callable[[str], None]) -> None:
+    """Kill this process before or after the n-th call of the function at this point."""
+    _, home, name = POINTS[point]
+    real = getattr(home, name)
+    calls = 0
+
+    @functools.wraps(real)
+    def doomed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        last = calls == n
+        if last and not after:
+            die(f"before {point}")
+        result = real(*args, **kwargs)
+        if last:
+            die(f"after {point}")
+        return result
+
+    def die(where: str) -> None:
+        say(where)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(home, name, doomed)
+
+
+def run(role: str, config: Path, crash: list[Any] | None, hurried: bool) -> NoReturn:
+    """The life of a role in the forked process; how it ended is a line in the file `deaths`."""
+
+    def say(how: str) -> None:
+        line = os.open(config.parent / "deaths", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(line, f"{os.getpid()}\t{role}\t{how}\n".encode())
+
+    log = os.open(config.parent / "node.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor, target in ((null, 0), (null, 1), (log, 2)):
+        os.dup2(descriptor, target)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        if hurried:
+            hurry()
+        settings = load(config)
+        configure_log(settings)
+        if crash is not None:
+            point, after, n = crash
+            arm(point, after, n, say)
+        ROLES[role](settings, node.stop_on_signals(supervised=False))
+        say("end")
+    except BaseException as error:  # noqa: BLE001 - the end of a process: nobody else could say why
+        traceback.print_exc()
+        say(f"error {type(error).__name__}")
+    os._exit(0)
+
+
+def main() -> None:
+    """Fork what standard input asks for."""
+    # The kernel takes the dead away, so that a process that exists is one that lives.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    children: list[int] = []
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            run(request["role"], Path(request["config"]), request["crash"], request["hurried"])
+        children.append(pid)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What becomes of a result between its sending and its archive's promise to keep it."""
+
+from collections.abc import Callable
+
+import pytest
+from journal_fixtures import Clock
+from journal_steps import Steps
+
+from pacs_node.journal import audit, commitments, deliveries, intake, views
+from pacs_node.journal.commitments import Transaction
+from pacs_node.journal.database import Database
+from pacs_node.records import Arrival, CommitmentReport, DeliveryState, Finding, ModelIdentity
+
+SC, SR = "2.25.110", "2.25.111"
+HOUR = 3600.0
+
+
+@pytest.fixture
+def send(
+    database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
+) -> Callable[..., None]:
+    """Report study 1.2 if that has not been done, and send what is due."""
+
+    def send(commitment: bool = True) -> None:
+        if views.study(database, "1.2") is None:
+            intake.register(database, [arrival()], 0)
+            Steps(database, model, finding).report(("pacs",))
+        claim = deliveries.claim_deliveries(database, "pacs", 10)
+        assert claim is not None
+        for item in claim.items:
+            deliveries.finish_delivery(
+                database, claim.token, item, DeliveryState.SENT, 0, "", commitment=commitment
+            )
+
+    return send
+
+
+@pytest.fixture
+def transaction(database: Database, send: Callable[..., None]) -> Transaction:
+    send()
+    begun = commitments.begin(database, "pacs", "1.9", HOUR)
+    assert begun is not None
+    return begun
+
+
+def settle(database: Database, *committed: str, failed: tuple[str, ...] = (), uid: str = "1.9") -> bool:
+    report = CommitmentReport(uid, frozenset(committed), dict.fromkeys(failed, "0x0112 no such object"))
+    return commitments.settle(database, report, lambda attempts: 5.0 * attempts)
+
+
+def shown(database: Database) -> tuple[str, list[str]]:
+    study = views.study(database, "1.2")
+    assert study is not None
+    return study["state"], [result["state"] for result in study["results"]]
+
+
+def kinds(database: Database) -> list[str]:
+    return [event.event for event in audit.events(database)][5:]
+
+
+def test_without_commitment_sent_is_delivered(database: Database, send: Callable[..., None]) -> None:
+    send(commitment=False)
+    assert shown(database) == ("DELIVERED", ["SENT", "SENT"])
+    assert commitments.begin(database, "pacs", "1.9", HOUR) is None
+
+
+def test_with_commitment_it_is_delivered_once_that_is_given(
+    database: Database, transaction: Transaction
+) -> None:
+    assert [item.sop_instance_uid for item in transaction.objects] == [SC, SR]
+    assert transaction.study_instance_uid == "1.2"
+    assert shown(database) == ("READY", ["SENT", "SENT"])
+    assert settle(database, SC)
+    assert shown(database) == ("READY", ["COMMITTED", "SENT"])
+    assert commitments.is_open(database, "1.9")
+    assert settle(database, SR)
+    assert not commitments.is_open(database, "1.9")
+    assert shown(database) == ("DELIVERED", ["COMMITTED", "COMMITTED"])
+    assert views.studies(database, 10)[0]["state"] == "DELIVERED"
+    assert kinds(database) == ["commitment_requested", "committed", "committed"]
+
+
+def test_it_is_asked_for_once(database: Database, transaction: Transaction) -> None:
+    assert commitments.begin(database, "pacs", "1.10", HOUR) is None
+    assert commitments.overdue(database, "pacs") == []
+
+
+def test_what_the_archive_does_not_keep_is_sent_again_after_a_while(
+    database: Database, clock: Clock, transaction: Transaction, send: Callable[..., None]
+) -> None:
+    assert settle(database, SC, failed=(SR,))
+    assert shown(database) == ("READY", ["COMMITTED", "PENDING"])
+    assert deliveries.claim_deliveries(database, "pacs", 10) is None
+    clock.now += 5
+    send()
+    again = commitments.begin(database, "pacs", "1.10", HOUR)
+    assert again is not None
+    assert [item.sop_instance_uid for item in again.objects] == [SR]
+    assert settle(database, SR, uid="1.10")
+    assert shown(database) == ("DELIVERED", ["COMMITTED", "COMMITTED"])
+    assert kinds(database)[1:3] == ["committed", "commitment_failed"]
+
+
+def test_a_repeated_answer_changes_nothing_and_is_known(database: Database, transaction: Transaction) -> None:
+    for _ in range(2):
+        assert settle(database, SC, failed=(SR,))
+    assert kinds(database)[1:] == ["committed", "commitment_failed"]
+
+
+def test_an_archive_may_take_its_word_back(database: Database, transaction: Transaction) -> None:
+    assert settle(database, SC, SR)
+    assert settle(database, failed=(SC,))
+    assert shown(database) == ("READY", ["PENDING", "COMMITTED"])
+
+
+def test_nobody_else_is_believed(database: Database, send: Callable[..., None]) -> None:
+    send()
+    assert not settle(database, SC, SR, uid=""), "nobody was asked yet"
+    commitments.begin(database, "pacs", "1.9", HOUR)
+    assert not settle(database, SC, SR, uid="9.9")
+    assert settle(database, "4.4")
+    assert shown(database) == ("READY", ["SENT", "SENT"])
+
+
+def test_silence_is_noticed_and_asked_again(
+    database: Database, clock: Clock, transaction: Transaction
+) -> None:
+    clock.now += HOUR
+    assert commitments.overdue(database, "other") == []
+    assert commitments.overdue(database, "pacs") == [transaction]
+    commitments.ask_again(database, transaction, 60.0, "the query failed")
+    assert commitments.overdue(database, "pacs") == []
+    assert commitments.begin(database, "pacs", "1.10", HOUR) is None
+    clock.now += 60
+    again = commitments.begin(database, "pacs", "1.10", HOUR)
+    assert again is not None
+    assert again.objects == transaction.objects
+    assert not settle(database, SC)
+    assert kinds(database)[1] == "commitment_postponed"
+
+
+def test_the_rest_of_a_study_that_is_being_sent_is_waited_for(
+    database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
+) -> None:
+    intake.register(database, [arrival()], 0)
+    Steps(database, model, finding).report(("pacs",))
+    claim = deliveries.claim_deliveries(database, "pacs", 10)
+    assert claim is not None
+    for number, item in enumerate(claim.items):
+        assert commitments.begin(database, "pacs", f"1.9.{number}", HOUR) is None
+        deliveries.finish_delivery(database, claim.token, item, DeliveryState.SENT, 0, "", commitment=True)
+    begun = commitments.begin(database, "pacs", "1.10", HOUR)
+    assert begun is not None
+    assert len(begun.objects) == 2
+
+
+def test_where_the_settings_ask_no_more_it_is_waived(database: Database, send: Callable[..., None]) -> None:
+    send()
+    assert commitments.waive(database, ["pacs"]) == 0
+    assert shown(database)[0] == "READY"
+    assert commitments.waive(database, []) == 2
+    assert commitments.waive(database, []) == 0
+    assert shown(database)[0] == "DELIVERED"
+    assert kinds(database) == ["commitments_waived"]

@@ -1,0 +1,248 @@
+"""Several processes' work at once on one journal: nothing is taken twice, lost, or waits for ever."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from journal_steps import Steps
+
+from pacs_node.files import FileStore
+from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies, views
+from pacs_node.journal.database import Database
+from pacs_node.records import (
+    Arrival,
+    DeliveryState,
+    Finding,
+    InstanceState,
+    ModelIdentity,
+    RunningRole,
+)
+
+WORKERS = 3
+
+Make = Callable[..., Arrival]
+
+
+@pytest.fixture
+def several(journal_url: str, database: Database) -> Iterator[list[Database]]:
+    """One journal as several processes have it open: each with connections of its own."""
+    made = [Database(journal_url, database.clock) for _ in range(WORKERS)]
+    yield made
+    for one in made:
+        one.close()
+
+
+def at_once(jobs: Sequence[Callable[[], object]]) -> list[object]:
+    """Run jobs in threads that begin together; returns what they return, raises what they raise."""
+    barrier = threading.Barrier(len(jobs))
+
+    def run(job: Callable[[], object]) -> object:
+        barrier.wait(30)
+        return job()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [done.result(60) for done in [pool.submit(run, job) for job in jobs]]
+
+
+def test_no_image_is_claimed_twice(database: Database, several: list[Database], arrival: Make) -> None:
+    intake.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(60)], 0)
+    claimed: list[int] = []
+
+    def work(mine: Database) -> None:
+        while claim := instances.claim_instances(mine, 4):
+            claimed.extend(item.id for item in claim.items)
+
+    at_once([lambda one=one: work(one) for one in several])  # type: ignore[misc]
+    assert sorted(claimed) == sorted(set(claimed))
+    # What another held while we looked comes with the next look.
+    work(database)
+    assert len(claimed) == 60
+
+
+def test_whole_studies_pass_through_once(
+    database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
+) -> None:
+    """Workers, deliverers and heartbeats side by side; each study is reported once, each result sent once."""
+    arrivals = [
+        arrival(f"{study}.{n}", f"{study}{n:060x}", study_instance_uid=str(study))
+        for study in range(10, 16)
+        for n in range(2)
+    ]
+    intake.register(database, arrivals, 0)
+    sent: Counter[str] = Counter()
+
+    def settled() -> bool:
+        states = views.counts(database)["deliveries"]
+        return states.get(DeliveryState.SENT, 0) == 12
+
+    def work(mine: Database) -> None:
+        steps = Steps(mine, model, finding)
+        for _ in range(500):
+            if claim := instances.claim_instances(mine, 2):
+                queue.renew(mine, [claim.token])
+                steps.finish(claim)
+            if report := studies.claim_study(mine):
+                queue.renew(mine, [report.token])
+                assert steps.finish_report(report, ("pacs",))
+            if out := deliveries.claim_deliveries(mine, "pacs", 10):
+                assert len({item.study_id for item in out.items}) == 1
+                for item in out.items:
+                    sent[item.sop_instance_uid] += 1
+                    assert deliveries.finish_delivery(mine, out.token, item, DeliveryState.SENT, 0, "")
+            if settled():
+                return
+
+    at_once([lambda one=one: work(one) for one in several])  # type: ignore[misc]
+    assert settled()
+    assert set(sent.values()) == {1}
+    assert len(sent) == 12
+    kinds = Counter(event.event for event in audit.events(database))
+    assert kinds == {"received": 12, "analyzed": 12, "reported": 6, "sent": 12}
+    assert audit.verify(database)[1] is None
+
+
+def test_what_one_renews_another_may_finish(
+    database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
+) -> None:
+    """The heartbeat renews the very rows that the worker finishes, in the opposite order."""
+    intake.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(80)], 0)
+    claims = [instances.claim_instances(database, 40) for _ in range(2)]
+    tokens = [claim.token for claim in claims if claim]
+
+    def finish() -> int:
+        return sum(Steps(several[0], model, finding).finish(claim) for claim in claims if claim)
+
+    def renew() -> None:
+        for _ in range(10):
+            queue.renew(several[1], tokens)
+
+    done, _ = at_once([finish, renew])
+    assert done == 80
+    assert queue_is_free(database)
+
+
+def queue_is_free(database: Database) -> bool:
+    return instances.claim_instances(database, 8) is None
+
+
+def test_receivers_register_the_same_study_at_once(
+    database: Database, several: list[Database], arrival: Make
+) -> None:
+    """Two studies, every image sent to every receiver, in batches of another order each."""
+    images = [(str(study), n) for n in range(12) for study in (7, 8)]
+
+    def register(number: int) -> None:
+        ordered = images if number % 2 else images[::-1]
+        for start in range(0, len(ordered), 6):
+            batch = [
+                arrival(
+                    f"{study}.{n}",
+                    f"{study}{n:063x}",
+                    study_instance_uid=study,
+                    received_at=1_000_000.0 + number,
+                )
+                for study, n in ordered[start : start + 6]
+            ]
+            intake.register(several[number], batch, 0)
+
+    at_once([lambda number=number: register(number) for number in range(WORKERS)])  # type: ignore[misc]
+    assert views.counts(database)["instances"] == {InstanceState.RECEIVED: 24}
+    assert [views.study(database, study)["revision"] for study in ("7", "8")] == [12, 12]  # type: ignore[index]
+    kinds = Counter(event.event for event in audit.events(database))
+    assert kinds == {"received": 24, "duplicate_received": 24 * (WORKERS - 1)}
+    assert audit.verify(database)[1] is None
+
+
+def test_one_arrival_that_all_receivers_register_is_one(
+    database: Database, several: list[Database], arrival: Make
+) -> None:
+    batch = [arrival(f"1.{n}", f"{n:064x}") for n in range(10)]
+    at_once([lambda one=one: intake.register(one, batch, 0) for one in several])  # type: ignore[misc]
+    assert views.study(database, "1.2")["revision"] == 10  # type: ignore[index]
+    assert [event.event for event in audit.events(database)] == ["received"] * 10
+
+
+def test_an_image_that_comes_in_while_its_study_is_reported_is_never_lost(
+    database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
+) -> None:
+    """Whoever comes first: the report is discarded, or the study is open again."""
+    steps = Steps(several[0], model, finding)
+    for n in range(8):
+        uid = str(100 + n)
+        intake.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
+        steps.analyze()
+        claim = studies.claim_study(database)
+        assert claim is not None
+        late = arrival(f"{uid}.2", f"{uid}b", study_instance_uid=uid)
+        made, _ = at_once(
+            [
+                lambda claim=claim: steps.finish_report(claim),  # type: ignore[misc]
+                lambda late=late: intake.register(several[1], [late], 0),  # type: ignore[misc]
+            ]
+        )
+        study = views.study(database, uid)
+        assert study is not None
+        assert (study["state"], study["revision"]) == ("OPEN", 2)
+        assert len(study["reports"]) == int(bool(made))
+        steps.report()
+
+
+def test_a_study_is_not_claimed_with_an_image_that_came_in_meanwhile(
+    database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
+) -> None:
+    for n in range(8):
+        uid = str(100 + n)
+        intake.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
+        Steps(database, model, finding).analyze()
+        late = arrival(f"{uid}.2", f"{uid}b", study_instance_uid=uid)
+        claim, _ = at_once(
+            [
+                lambda: studies.claim_study(several[0]),
+                lambda late=late: intake.register(several[1], [late], 0),  # type: ignore[misc]
+            ]
+        )
+        assert claim is None or claim.items[0].revision == 1  # type: ignore[attr-defined]
+        Steps(database, model, finding).analyze()
+        if claim is None:
+            claim = studies.claim_study(database)
+        assert Steps(database, model, finding).finish_report(claim) == (claim.items[0].revision == 2)  # type: ignore[union-attr, arg-type, attr-defined]
+        if again := studies.claim_study(database):
+            assert Steps(database, model, finding).finish_report(again)
+
+
+def test_one_of_several_leads(database: Database, several: list[Database]) -> None:
+    for name in ("calendar", "other"):
+        took = at_once(
+            [lambda n=n, one=one: roles.lead(one, name, str(n)) for n, one in enumerate(several)]  # type: ignore[misc]  # noqa: B023
+        )
+        assert took.count(True) == 1
+        assert roles.lead(database, name, str(took.index(True)))
+        assert not roles.lead(database, name, str(1 + took.index(True)))
+
+
+def test_a_node_is_one_whoever_opens_it_first(database: Database, several: list[Database]) -> None:
+    known = at_once([lambda one=one: one.identity("A") for one in several])  # type: ignore[misc]
+    assert len(set(known)) == 1
+
+
+def test_processes_beat_side_by_side(database: Database, several: list[Database]) -> None:
+    def beat(number: int) -> None:
+        role = RunningRole("worker", "elsewhere", number, "", ready=True)
+        for _ in range(5):
+            roles.beat(several[number], role)
+
+    at_once([lambda number=number: beat(number) for number in range(WORKERS)])  # type: ignore[misc]
+    assert [role.pid for role in roles.running(database)] == list(range(WORKERS))
+
+
+def test_one_receiver_at_a_time_empties_the_shared_spool(tmp_path: Path) -> None:
+    first, second = FileStore(tmp_path), FileStore(tmp_path)
+    with first.intake() as ours:
+        assert ours
+        with second.intake() as theirs:
+            assert not theirs
+    with second.intake() as theirs:
+        assert theirs

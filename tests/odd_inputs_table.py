@@ -1,0 +1,58 @@
+"""All odd inputs, and the document that is made of them.
+
+`python tests/odd_inputs_table.py` writes docs/inputs.md; a test fails where that is out of date.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import odd_inputs_files
+import odd_inputs_headers
+import odd_inputs_pixels
+import odd_inputs_real
+from odd_inputs import Case
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DOCUMENT = CHECKOUT / "docs" / "inputs.md"
+REAL = "Files of real devices"
+HEAD = """# What the node does with odd X-rays
+
+This page is made by `python tests/odd_inputs_table.py` from the cases that the tests build, and the tests
+hold the node to it. "Analyzed" is followed by the note that goes into the audit log; a skipped file is stored
+and its reason recorded; a failed image is named in the report with the reason; a refused file is answered
+with the C-STORE status and not stored.
+"""
+
+
+def groups(data: Path) -> dict[str, list[Case]]:
+    """The cases by group; `data` is the folder of the files of real devices."""
+    made = odd_inputs_pixels.CASES | odd_inputs_files.CASES | odd_inputs_headers.CASES
+    return made | {REAL: odd_inputs_real.cases(data)}
+
+
+def cases() -> dict[str, Case]:
+    """The cases that are built, by name."""
+    return {case.name: case for name, group in groups(Path()).items() if name != REAL for case in group}
+
+
+def document() -> str:
+    """docs/inputs.md."""
+    return "\n".join([HEAD, *_lines()]) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    for name, group in groups(Path(os.devnull)).items():
+        yield f"\n## {name}\n\n| case | why | what the node does |\n|---|---|---|"
+        for case in group:
+            yield f"| {_cell(case.name)} | {_cell(case.why)} | {'<br>'.join(map(_cell, case.outcomes))} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("...", "…")
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")

@@ -1,0 +1,129 @@
+"""OHIF as a radiologist uses it, and what of its screen can be checked pixel by pixel."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Locator, Page
+
+Picture = NDArray[np.uint8]
+"""RGB, shape (rows, columns, 3)."""
+
+ALIKE = 12.0
+"""Two pictures are the same up to this mean difference in levels: scaling and OHIF's own texts make some."""
+GREEN, YELLOW = (0, 255, 0), (255, 255, 0)
+"""OHIF's colours for the annotation that is selected, and for the others."""
+
+WaitUntil = Callable[[Callable[[], object], float], None]
+
+
+class Viewer:
+    """One browser tab with OHIF; screenshots go to `folder`."""
+
+    def __init__(self, page: Page, url: str, folder: Path, wait_until: WaitUntil) -> None:
+        self.page = page
+        self._url, self._folder, self._wait_until = url, folder, wait_until
+
+    def list_studies(self) -> None:
+        """The study list."""
+        self.page.goto(self._url)
+
+    def open(self, study_instance_uid: str, picture: bool = True) -> None:
+        """A study in the basic viewer; without `picture`, one whose first image cannot be shown."""
+        self.page.goto(f"{self._url}/viewer?StudyInstanceUIDs={study_instance_uid}")
+        self.series("S:1").wait_for()
+        if picture:
+            self._wait_until(self._has_a_picture, 40)
+
+    def series(self, text: str) -> Locator:
+        """The entry in the series list with this text, such as "S:1" for SeriesNumber 1."""
+        return self.page.locator("[data-cy^=study-browser-thumbnail]").filter(has_text=text).first
+
+    def show(self, text: str) -> None:
+        """Open a series by double click."""
+        self.series(text).dblclick()
+
+    def wait_for_likeness(self, expected: Callable[[tuple[int, ...]], Picture]) -> Picture:
+        """Until the viewport shows what `expected` gives for its shape; the viewport's pixels."""
+        seen: list[Picture] = []
+
+        def the_expected_picture() -> bool:
+            seen[:] = [self.picture()]
+            return difference(seen[0], expected(seen[0].shape)) < ALIKE
+
+        try:
+            self._wait_until(the_expected_picture, 20)
+        finally:
+            self.keep("last-comparison")
+        return seen[0]
+
+    def picture(self) -> Picture:
+        """The active viewport as it is on the screen, with the texts and annotations over it."""
+        return as_picture(self.page.locator("canvas.cornerstone-canvas").first.screenshot())
+
+    def annotations(self) -> list[str]:
+        """The texts that are drawn over the image."""
+        return [text or "" for text in self.page.locator("svg text").all_text_contents()]
+
+    def _has_a_picture(self) -> bool:
+        return bool(self.page.locator("canvas.cornerstone-canvas").count() and self.picture().mean() > 15)
+
+    def keep(self, name: str) -> None:
+        """A screenshot for people."""
+        self.page.screenshot(path=self._folder / f"{name}.png")
+
+
+def as_picture(png: bytes) -> Picture:
+    """A PNG as RGB."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def on_screen(pixels: Picture, shape: tuple[int, ...]) -> Picture:
+    """An image as a viewport of this shape shows it: upright, as large as it fits, centred on black."""
+    scale = min(shape[0] / pixels.shape[0], shape[1] / pixels.shape[1])
+    offset = [(shape[1] - pixels.shape[1] * scale) / 2, (shape[0] - pixels.shape[0] * scale) / 2]
+    # Centres of pixels lie at half coordinates on both sides; cv2's lie at whole ones.
+    shift = [offset[0] + (scale - 1) / 2, offset[1] + (scale - 1) / 2]
+    place = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    return np.asarray(cv2.warpAffine(pixels, place, (shape[1], shape[0]), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def place_on_screen(
+    box: tuple[float, ...], size: tuple[int, int], shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """Where a box (left, top, right, bottom) of an image of `size` (rows, columns) is in such a viewport."""
+    scale = min(shape[0] / size[0], shape[1] / size[1])
+    corner = ((shape[1] - size[1] * scale) / 2, (shape[0] - size[0] * scale) / 2)
+    left, top, right, bottom = (round(corner[i % 2] + box[i] * scale) for i in range(4))
+    return left, top, right, bottom
+
+
+def difference(shot: Picture, expected: Picture) -> float:
+    """Mean difference in levels, over the picture or over its colourful part, whichever is larger."""
+    apart = np.abs(shot.astype(float) - expected)
+    inside = expected.max(axis=2) > 8
+    vivid = chroma(expected) > 60
+    return max(float(apart[part].mean()) for part in (inside, vivid) if part.any())
+
+
+def chroma(picture: Picture) -> NDArray[np.int16]:
+    """How far from grey each pixel is, in levels."""
+    return np.ptp(picture.astype(np.int16), axis=2)
+
+
+def sides_drawn(shot: Picture, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> list[float]:
+    """Which part of the left, top, right and bottom side of a box is drawn in a colour, within 3 pixels."""
+    drawn = (np.abs(shot.astype(int) - colour) < 90).all(axis=2)
+    left, top, right, bottom = box
+    return [
+        float(drawn[top:bottom, left - 3 : left + 4].any(axis=1).mean()),
+        float(drawn[top - 3 : top + 4, left:right].any(axis=0).mean()),
+        float(drawn[top:bottom, right - 3 : right + 4].any(axis=1).mean()),
+        float(drawn[bottom - 3 : bottom + 4, left:right].any(axis=0).mean()),
+    ]

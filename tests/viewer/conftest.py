@@ -1,0 +1,125 @@
+"""Orthanc with DICOMweb and its own viewer, OHIF before it, and headless Chromium, once for all tests here.
+
+Screenshots are kept under PACS_NODE_ARTIFACTS, else in pytest's temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ohif
+import ohif_studies
+import pytest
+from ohif_page import Viewer, WaitUntil
+from ohif_studies import Reported
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from pacs_node import pipeline
+from pacs_node.demo.pacs import Address, Orthanc
+
+PLUGINS = Path("/usr/share/orthanc/plugins")
+FLAGS = ("--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    named = os.environ.get("PACS_NODE_ARTIFACTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pacs(
+    tool: Callable[[str], Path],
+    missing: Callable[[object], None],
+    free_port: Callable[[], int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Orthanc]:
+    """An Orthanc of its own, with its plugins, without forwarding."""
+    program = tool("Orthanc")
+    plugins = [PLUGINS / f"lib{name}.so" for name in ("OrthancDicomWeb", "OrthancWebViewer")]
+    for plugin in plugins:
+        if not plugin.exists():
+            missing(plugin.name)
+    server = Orthanc(
+        tmp_path_factory.mktemp("pacs"),
+        Address("NOBODY", "127.0.0.1", 104),
+        command=[str(program)],
+        ports=(free_port(), free_port()),
+        settings={"Plugins": [str(plugin) for plugin in plugins], "HttpCompressionEnabled": False},
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def studies(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reported]:
+    """One study of each kind, in the PACS with its results."""
+    folder = tmp_path_factory.mktemp("studies")
+    made = {
+        kind.__name__: kind(folder / kind.__name__)
+        for kind in (
+            ohif_studies.positive,
+            ohif_studies.negative,
+            ohif_studies.amended,
+            ohif_studies.failed,
+        )
+    }
+    for study in made.values():
+        for stored in study.objects:
+            pacs.rest.call("POST", "/instances", pipeline.encoded(stored))
+    return made
+
+
+@pytest.fixture(scope="session")
+def ohif_url(pacs: Orthanc, tool: Callable[[str], Path], missing: Callable[[object], None]) -> Iterator[str]:
+    """Where OHIF answers."""
+    try:
+        folder = ohif.fetch(tool)
+    except subprocess.SubprocessError as error:
+        missing(f"OHIF {ohif.VERSION}, npm could not fetch it ({error})")
+    with ohif.Ohif(folder, pacs.rest.url) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def browser(tool: Callable[[str], Path]) -> Iterator[Browser]:
+    """Headless Chromium that draws in software."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=tool("chromium"), args=[*FLAGS, "--no-proxy-server"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest, artifacts: Path) -> Iterator[Page]:
+    """A tab of a user who has seen OHIF's tour, without a network beyond this machine."""
+    context = browser.new_context(viewport={"width": 1500, "height": 900}, service_workers="block")
+    context.set_default_timeout(40_000)
+    context.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
+    page = context.new_page()
+    page.route(
+        lambda url: not url.startswith(("http://127.0.0.1:", "blob:", "data:")), lambda route: route.abort()
+    )
+    yield page
+    page.screenshot(path=artifacts / f"end-of-{request.node.name}.png")
+    context.close()
+
+
+@pytest.fixture
+def viewer(
+    page: Page, ohif_url: str, studies: dict[str, Reported], artifacts: Path, wait_until: WaitUntil
+) -> Iterator[Viewer]:
+    """OHIF with all studies; a page that raises an error fails the test."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield Viewer(page, ohif_url, artifacts, wait_until)
+    assert not errors
