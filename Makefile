@@ -11,7 +11,7 @@ MIN_FREE_GB ?= 8
 PYTEST ?= -n 2 --dist worksteal
 DEMO ?=
 
-.PHONY: help venv demo serve test lint bench
+.PHONY: help venv demo serve test test-viewer lint bench
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make demo    a PACS and the node on this machine, with phantoms (DEMO="--input wrist.jpg" for others)'
 	@echo 'make serve   the node, as $(CONFIG) says; writes that file first where there is none'
 	@echo 'make test    all tests (PYTEST="-k name" for some); installs Orthanc, dcmtk and validators where it can'
+	@echo 'make test-viewer    the results as OHIF in Chromium shows them; installs Chromium, npm fetches OHIF'
 	@echo 'make lint    ruff, mypy, and shellcheck where it is installed'
 	@echo 'make bench   the benchmarks'
 
@@ -56,7 +57,11 @@ serve: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	@scripts/install-tools
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -m 'not browser' $(PYTEST)
+
+test-viewer: $(VENV)/.test
+	@scripts/install-tools orthanc orthanc-dicomweb orthanc-webviewer dcmtk chromium npm
+	$(BIN)/python -m pytest -m browser -n 0 tests/viewer
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

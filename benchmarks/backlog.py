@@ -97,11 +97,11 @@ class Measured:
                 batch = range(first, min(first + BATCH // IMAGES, self._count))
                 self._time("register 100", lambda b=batch: self._register(database, b))  # type: ignore[misc]
             self._asked(database, "received")
+            self._time("claim a study (none can be)", lambda: studies.claim_study(database), self._times)
             self._restart(lambda db: instances.claim_instances(db, 8))
             for _ in range(self._times):
                 claim = self._time("claim 8 instances", lambda: instances.claim_instances(database, 8))
                 self._time("finish 8 instances", lambda c=claim: _analyze(database, c))  # type: ignore[misc]
-            self._time("claim a study (none due)", lambda: studies.claim_study(database), self._times)
             while claim := instances.claim_instances(database, 1000):
                 _analyze(database, claim)
             self._asked(database, "analyzed")

@@ -22,6 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fault_check import Figures
+from fault_node import POINTS
 from fault_run import run
 
 
@@ -75,6 +76,8 @@ def show(every: list[Figures]) -> None:
     console = Console(width=110)
     console.print(table)
     console.print(", ".join(f"{point} {count}" for point, count in sorted(points.items())))
+    every_point = {f"{when} {point}" for point in POINTS for when in ("before", "after")}
+    console.print(f"points at which nothing died: {', '.join(sorted(every_point - set(points))) or 'none'}")
     console.print("the PACS: " + ", ".join(f"{mood} {count}" for mood, count in sorted(moods.items())))
 
 

@@ -140,9 +140,9 @@ def verdicts(samples: list[Sample]) -> list[dict[str, object]]:
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 120,
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long; 120 for the figures.")] = 5,
     rate: Annotated[float, typer.Option(min=1, help="Studies a minute, of one or two images.")] = 12,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two samples.")] = 60,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two samples.")] = 20,
     seed: Annotated[str, typer.Option(help="What is chosen follows from it.")] = "soak",
     database: Annotated[str, typer.Option(help="URL of an empty PostgreSQL database.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON.")] = False,

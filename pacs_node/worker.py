@@ -91,7 +91,9 @@ class Worker:
                 analyses = self._analyze_instances(todo)
             except Exception as error:  # noqa: BLE001 - one image must not end the worker; it comes back alone
                 _log.exception("analysis_error", instances=[instance.id for instance in todo])
-                instances.postpone_instances(self._database, claim, RETRY_SECONDS, _why(error))
+                instances.postpone_instances(
+                    self._database, claim, RETRY_SECONDS, _why(error), counts=not _is_disk(error)
+                )
                 return True
             instances.finish_instances(
                 self._database, claim.token, self._classifier.identity, analyses + hopeless
@@ -139,8 +141,9 @@ class Worker:
                 self._report_study(claim.token, study)
             except Exception as error:  # noqa: BLE001 - one study must not end the worker
                 _log.exception("report_error", study_instance_uid=study.study_instance_uid)
-                if study.attempts < MAX_ATTEMPTS:
-                    studies.postpone_study(self._database, claim, RETRY_SECONDS, _why(error))
+                counts = not _is_disk(error)
+                if study.attempts < MAX_ATTEMPTS or not counts:
+                    studies.postpone_study(self._database, claim, RETRY_SECONDS, _why(error), counts=counts)
                 else:
                     self._give_up(claim.token, study, _given_up(_why(error)))
         return True
@@ -285,3 +288,8 @@ def _given_up(why: str | None) -> str:
 def _why(error: Exception) -> str:
     """An error for the journal: ours with its words, any other by its kind, since it may quote the data."""
     return str(error) if isinstance(error, PacsNodeError) else f"unexpected {type(error).__name__}"
+
+
+def _is_disk(error: Exception) -> bool:
+    """Whether the disk, full or away, is to blame and not the study: there is no end to trying again then."""
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)

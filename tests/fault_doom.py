@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fault_node import POINTS, ROLES
+from fault_node import OFTEN, POINTS, ROLES
 
 ENTRY = Path(__file__).with_name("fault_node.py")
 
@@ -68,9 +68,10 @@ class Doom:
         self._processes = processes
         self._places = [(role, config) for config in configs for role in ROLES]
         self._lives = [random.Random(f"{seed} lives {number}") for number in range(len(self._places))]
+        self._decks: list[list[tuple[str, bool]]] = [[] for _ in self._places]
         self._together = random.Random(f"{seed} all at once")
         self._running: dict[int, tuple[int, float]] = {}
-        self._all_at = time.monotonic() + self._together.uniform(6, 14)
+        self._all_at = time.monotonic() + self._together.uniform(8, 18)
         self.kills: Counter[str] = Counter()
         self.errors: list[str] = []
 
@@ -85,7 +86,7 @@ class Doom:
         if deadly and now > self._all_at:
             for number in list(self._running):
                 self._kill(number, "all at once")
-            self._all_at = now + self._together.uniform(6, 14)
+            self._all_at = now + self._together.uniform(8, 18)
         for number, (role, _) in enumerate(self._places):
             pid, dies_at = self._running.get(number, (0, 0.0))
             if pid and now > dies_at and is_alive(pid):
@@ -120,10 +121,19 @@ class Doom:
         crash, life = None, float("inf")
         if deadly:
             if chance.random() < 0.75:
-                points = [point for point, (roles, _, _) in POINTS.items() if role in roles]
-                crash = chance.choice(points), chance.random() < 0.5, chance.choice((1, 2, 3, 5, 8, 13))
+                point, after = self._decks[number].pop() if self._decks[number] else self._deal(number)
+                crash = point, after, chance.choice((1, 3, 5, 8, 13) if point in OFTEN else (1, 1, 2, 3))
             life = chance.uniform(0.5, 6) if crash is None else chance.uniform(4, 8)
         return self._processes.start(role, config, crash), now + life
+
+    def _deal(self, number: int) -> tuple[str, bool]:
+        """Begin the role's points anew, in another order; each comes once before any comes again."""
+        role = self._places[number][0]
+        points = [point for point, (roles, _, _) in POINTS.items() if role in roles]
+        deck = [(point, after) for point in points for after in (False, True)]
+        self._lives[number].shuffle(deck)
+        self._decks[number] = deck
+        return deck.pop()
 
     def _kill(self, number: int, how: str) -> None:
         pid, _ = self._running.pop(number)

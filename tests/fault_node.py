@@ -70,6 +70,8 @@ POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
     "lead": (("housekeep",), roles, "lead"),
 }
 """Where a role can die: which roles come by, and the function, by its home and its name."""
+OFTEN = {"write", "fsync", "sync folder", "link", "examine", "unlink", "audit", "commit"}
+"""Where it comes by many times for one image."""
 
 ROLES: dict[str, Callable[[Settings, Any], None]] = {
     "receive": node.receive,

@@ -107,7 +107,7 @@ class Senders:
                 path, view.StudyInstanceUID, view.SOPInstanceUID, view.SOPClassUID, data_sha256(path)
             )
             self.images.append(image)
-            late = 1.5 if index and self._dice.random() < 0.3 else 0.0
+            late = self._dice.uniform(3, 8) if index and self._dice.random() < 0.3 else 0.0
             copies = 2 if self._dice.random() < 0.2 else 1
             self._waiting += [(now + late, image)] * copies
 

@@ -11,7 +11,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from pacs_node.demo import phantom
 
 ROWS, COLUMNS = 192, 160
 CENTER, WIDTH = 1492.5, 2655.0
+
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID")
 
 Image = NDArray[np.float32]
 File = Dataset | bytes
@@ -49,7 +51,9 @@ class Case:
     """dcm2pnm's options to render it alike; None where dcmtk cannot read it or decides otherwise."""
     reads: tuple[str, ...] = ()
     """What the report as text, or the SeriesDescription, must contain."""
-    rules: StudyRules = StudyRules()
+    invalid: tuple[str, ...] = ()
+    """Keywords of attributes whose values are not valid: repeated where they identify, else left out."""
+    rules: StudyRules = field(default_factory=StudyRules)
 
     def contents(self) -> list[bytes]:
         """The bytes of its files."""

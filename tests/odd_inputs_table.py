@@ -9,10 +9,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import odd_inputs_files
+import odd_inputs_damage
+import odd_inputs_encodings
+import odd_inputs_grey
 import odd_inputs_headers
+import odd_inputs_names
 import odd_inputs_pixels
 import odd_inputs_real
+import odd_inputs_shapes
+import odd_inputs_studies
 from odd_inputs import Case
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -29,7 +34,17 @@ with the C-STORE status and not stored.
 
 def groups(data: Path) -> dict[str, list[Case]]:
     """The cases by group; `data` is the folder of the files of real devices."""
-    made = odd_inputs_pixels.CASES | odd_inputs_files.CASES | odd_inputs_headers.CASES
+    modules = (
+        odd_inputs_grey,
+        odd_inputs_pixels,
+        odd_inputs_shapes,
+        odd_inputs_encodings,
+        odd_inputs_damage,
+        odd_inputs_headers,
+        odd_inputs_names,
+        odd_inputs_studies,
+    )
+    made = {name: cases for module in modules for name, cases in module.CASES.items()}
     return made | {REAL: odd_inputs_real.cases(data)}
 
 

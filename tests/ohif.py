@@ -30,7 +30,7 @@ _SOURCE = {
         "wadoUriRoot": "/wado",
         "qidoRoot": "/dicom-web",
         "wadoRoot": "/dicom-web",
-        "qidoSupportsIncludeField": True,
+        "qidoSupportsIncludeField": False,
         "imageRendering": "wadors",
         "thumbnailRendering": "wadors",
         "enableStudyLazyLoad": True,
@@ -127,6 +127,10 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "max-age=600")
+        super().end_headers()
 
     def log_message(self, *_: object) -> None:
         """Say nothing: the tests look at the pages."""

@@ -20,6 +20,11 @@ ALIKE = 12.0
 GREEN, YELLOW = (0, 255, 0), (255, 255, 0)
 """OHIF's colours for the annotation that is selected, and for the others."""
 
+_CANVAS = """() => {
+    const box = document.querySelector("canvas.cornerstone-canvas")?.getBoundingClientRect();
+    return box?.width ? {x: box.x, y: box.y, width: box.width, height: box.height} : null;
+}"""
+
 WaitUntil = Callable[[Callable[[], object], float], None]
 
 
@@ -57,22 +62,28 @@ class Viewer:
             seen[:] = [self.picture()]
             return difference(seen[0], expected(seen[0].shape)) < ALIKE
 
-        try:
-            self._wait_until(the_expected_picture, 20)
-        finally:
-            self.keep("last-comparison")
+        self._wait_until(the_expected_picture, 20)
         return seen[0]
 
     def picture(self) -> Picture:
         """The active viewport as it is on the screen, with the texts and annotations over it."""
-        return as_picture(self.page.locator("canvas.cornerstone-canvas").first.screenshot())
+        box = self.page.evaluate(_CANVAS)
+        return as_picture(self.page.screenshot(clip=box)) if box else np.zeros((1, 1, 3), np.uint8)
 
     def annotations(self) -> list[str]:
-        """The texts that are drawn over the image."""
-        return [text or "" for text in self.page.locator("svg text").all_text_contents()]
+        """The texts that are drawn over the image, once there are any."""
+        texts = self.page.locator("svg text")
+
+        def annotated() -> bool:
+            # OHIF may have drawn the image before it has the annotations; then they wait for the next time.
+            self.page.evaluate("cornerstone.getRenderingEngines().forEach(engine => engine.render())")
+            return texts.count() > 0
+
+        self._wait_until(annotated, 20)
+        return [text or "" for text in texts.all_text_contents()]
 
     def _has_a_picture(self) -> bool:
-        return bool(self.page.locator("canvas.cornerstone-canvas").count() and self.picture().mean() > 15)
+        return bool(self.picture().mean() > 15)
 
     def keep(self, name: str) -> None:
         """A screenshot for people."""

@@ -23,7 +23,7 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_analyze_writes_the_results_and_leaves_the_input(tmp_path: Path) -> None:
     sources = tmp_path / "in"
     sources.mkdir()
-    for number, image in enumerate(phantom.two_views(5, rows=320, columns=256)):
+    for number, image in enumerate(phantom.two_views(5, rows=640, columns=512)):
         image.save_as(sources / f"{number}.dcm", enforce_file_format=True)
     before = {path.name: path.read_bytes() for path in sources.iterdir()}
     result = run(tmp_path, "analyze", sources, "--out", "out")
@@ -44,11 +44,11 @@ def test_analyze_writes_the_results_and_leaves_the_input(tmp_path: Path) -> None
     assert told["summary"] in result.stdout
     assert [0 <= image["probability"] <= 1 for image in told["images"]] == [True, True]
     with Image.open(tmp_path / "out" / "0.dcm.png") as picture:
-        assert picture.size == (410, 512)
+        assert picture.size == (512, 640)
 
 
 def test_analyze_takes_pictures_and_goes_on_after_what_it_cannot_use(tmp_path: Path) -> None:
-    picture = phantom.radiograph(6, True, rows=320, columns=256) >> 4
+    picture = phantom.radiograph(6, True, rows=640, columns=512) >> 4
     Image.fromarray(picture.astype("uint8")).save(tmp_path / "wrist.jpg")
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")

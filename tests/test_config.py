@@ -104,3 +104,11 @@ def test_the_examples_in_the_documented_file_are_valid(tmp_path: Path) -> None:
     )
     assert settings.peers
     assert settings.destinations
+
+
+def test_no_password_of_the_database_is_shown() -> None:
+    url = "postgresql+psycopg://pacs:a:se@cret@db/pacs"
+    settings = config.Settings.model_validate({"storage": {"database": url}})
+    assert settings.database_url == url
+    shown = settings.model_dump(mode="json")["storage"]["database"]
+    assert shown == "postgresql+psycopg://pacs:***@db/pacs"

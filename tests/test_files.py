@@ -1,6 +1,8 @@
 """The file store: durable, content-addressed, never overwritten."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,77 @@ def test_the_same_bytes_are_one_file_and_are_not_written_again(tmp_path: Path) -
     inode = first.path.stat().st_ino
     assert store.put(b"result") == first
     assert first.path.stat().st_ino == inode
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reaches the disk in which order: syncs by the name of what is synced, and new names."""
+    done: list[str] = []
+    fsync, rename, replace, link = os.fsync, Path.rename, Path.replace, Path.hardlink_to
+
+    def note(what: str, real: Callable[..., object], by: Callable[..., str]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            done.append(f"{what} {by(*arguments)}")
+            return real(*arguments)
+
+        return call
+
+    def synced(descriptor: int) -> str:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return f"{path.parent.name}/{'*' if len(path.name) == 32 else path.name}"
+
+    monkeypatch.setattr(os, "fsync", note("sync", fsync, synced))
+    for name, real in (("rename", rename), ("replace", replace)):
+        monkeypatch.setattr(Path, name, note("name", real, lambda _, to: Path(to).parent.name))
+    monkeypatch.setattr(Path, "hardlink_to", note("name", link, lambda place, _: place.parent.name))
+    return done
+
+
+def test_a_name_follows_the_synced_bytes_and_success_follows_the_synced_name(
+    tmp_path: Path, syncs: list[str]
+) -> None:
+    store = FileStore(tmp_path)
+    syncs.clear()
+    item, _ = store.spool([b"image"], str)
+    assert syncs == ["sync tmp/*", "name new", "sync spool/new"]
+    syncs.clear()
+    store.keep([item])
+    folder = item.sha256[:2]
+    assert syncs == [f"name {folder}", f"sync files/{folder}"]
+    syncs.clear()
+    result = store.put(b"result")
+    folder = result.sha256[:2]
+    assert syncs == ["sync tmp/*", f"name {folder}", f"sync files/{folder}"]
+
+
+def test_a_file_that_is_there_is_synced_again_before_it_is_relied_on(
+    tmp_path: Path, syncs: list[str]
+) -> None:
+    store = FileStore(tmp_path)
+    item, _ = store.spool([b"image"], str)
+    store.keep([item])
+    store.put(b"result")
+    # As after a crash between the name and the sync of its folder.
+    syncs.clear()
+    store.keep([item])
+    store.put(b"result")
+    assert [entry for entry in syncs if entry.startswith("sync")] == [
+        f"sync files/{item.sha256[:2]}",
+        f"sync files/{hashlib.sha256(b'result').hexdigest()[:2]}",
+    ]
+
+
+def test_a_write_that_the_disk_refuses_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.put(b"result")
+    with pytest.raises(OSError, match="No space"):
+        store.spool([b"image"], str)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

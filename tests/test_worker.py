@@ -1,5 +1,6 @@
 """What becomes of a study, from its arrival in the spool to its results: everything real but the network."""
 
+import errno
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -538,3 +539,27 @@ def test_a_study_that_is_due_does_not_wait_for_the_images_of_others(bench: Bench
     assert worker.step()
     assert bench.study(first)["reports"]
     assert bench.study(other)["instances"][0]["state"] == "RECEIVED"
+
+
+@pytest.mark.parametrize("step", ["read", "put"])
+def test_a_disk_that_is_full_or_away_for_long_fails_no_study(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    image = phantom.dataset(73, rows=64, columns=64)
+    left = work.MAX_ATTEMPTS + 3
+    home, name = {"read": (pipeline.decode, "read"), "put": (FileStore, "put")}[step]
+    real = getattr(home, name)
+
+    def fail_for_a_while(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError(errno.ENOSPC if step == "put" else errno.EIO, "as told")
+        return real(*arguments)
+
+    monkeypatch.setattr(home, name, fail_for_a_while)
+    bench.receive(image)
+    bench.work()
+    assert left < 0
+    assert bench.study(image)["instances"][0]["state"] == "ANALYZED"
+    assert [report["outcome"] for report in bench.study(image)["reports"]] == ["NEGATIVE"]

@@ -29,7 +29,7 @@ ALLOWED = {
     # What the source does not state, or states oddly, is taken over as it is.
     r"Warning - Missing attribute or value that would be needed to build DICOMDIR - "
     r"(Patient ID|Study Date|Study Time|Study ID|Instance Number)",
-    r"Warning - Value dubious for this VR - \(0x0010,0x0010\) PN Patient's Name  PN \[1\] = <.*> - "
+    r"Warning - Value dubious for this VR - \(0x\w+,0x\w+\) PN [\w' ]+  PN \[1\] = <.*> - "
     r"Retired Person Name form",
     r"Warning - Unrecognized defined term <.*> for value 1 of attribute <Body Part Examined>",
     # Type 2: our objects have it, if only empty, also where the source breaks the rule.

@@ -10,7 +10,7 @@ _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def size(stream: bytes) -> tuple[int, int, int]:
-    """Rows, columns and samples a pixel of a JPEG, JPEG-LS or JPEG 2000 stream (ITU-T T.81, T.87, T.800 A.5.1).
+    """Rows, columns and samples a pixel of a JPEG, JPEG-LS or JPEG 2000 stream (ITU-T T.81, T.87, T.800).
 
     Raises ValueError where there is no such stream, struct.error where it ends too early.
     """

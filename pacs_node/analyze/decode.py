@@ -147,7 +147,10 @@ def _check(dataset: Dataset) -> None:
 def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
     """The frame: (rows, columns), or (rows, columns, 3) in RGB; pydicom clears the bits above BitsStored."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    decoder = get_decoder(syntax)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise DecodeError(f"images in the transfer syntax {syntax.name} are not read") from None
     if syntax.is_encapsulated:
         stream = b"".join(_fragments(dataset))
         if syntax != uid.RLELossless:
@@ -187,9 +190,11 @@ def _check_stream(stream: bytes, dataset: Dataset) -> None:
 
 
 def _check_length(dataset: Dataset) -> None:
-    """Refuse pixel data for two images of this header: it is of other pixels, such as of 16 bits, not 8."""
+    """Refuse pixel data that is too short, or enough for two images: it is of other pixels than stated."""
     stated = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
-    if len(dataset.PixelData) >= 2 * stated > 2:
+    if str(dataset.PhotometricInterpretation).endswith("422"):
+        stated = stated * 2 // 3
+    if not stated <= len(dataset.PixelData) < max(2 * stated, 4):
         raise DecodeError(f"the pixel data has {len(dataset.PixelData)} bytes, the header says {stated}")
 
 

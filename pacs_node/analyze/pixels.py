@@ -161,7 +161,7 @@ def _voi_lut(values: NDArray[np.float64], header: Dataset) -> NDArray[np.float64
 def _looked_up(values: NDArray[np.float64], lut: Dataset) -> tuple[NDArray[np.float64], int]:
     """Values through a LUT, and the bits of its entries (PS3.3 C.11.1.1.1, C.11.2.1.1).
 
-    Its data come as words, or as bytes where there are more of them than a US may hold, or two entries a word.
+    Its data come as numbers, or as bytes where there are too many for US; entries of 8 bits may share a word.
     """
     count, first, bits = (int(value) for value in lut.LUTDescriptor)
     count = count or 1 << 16

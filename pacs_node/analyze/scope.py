@@ -66,8 +66,7 @@ class Guard:
     def scores(self, features: Tensor) -> list[float]:
         """Distances of features (N, channels) in units of the limit: above 1 is out of scope."""
         distances = linalg.vector_norm((features.cpu() - self._mean) @ self._whitening, dim=1)
-        scores: list[float] = (distances / self._scope.limit).tolist()
-        return scores
+        return [round(distance / self._scope.limit, 4) for distance in distances.tolist()]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Asks the PACS how many images a study has, so that a complete one need not wait and a partial one says so."""
+"""Asks the PACS how many images a study has: a complete one need not wait, a partial one says so."""
 
 from __future__ import annotations
 

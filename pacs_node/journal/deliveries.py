@@ -26,16 +26,15 @@ STALLED_ATTEMPTS = 10
 
 def claim_deliveries(database: Database, destination: str, limit: int) -> queue.Claim[Delivery] | None:
     """What is due for one destination, of one study, Secondary Captures before the SR."""
-    due = (
-        sa.select(DeliveryRow.id, ResultRow.study_id)
-        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        .where(
-            DeliveryRow.destination == destination,
-            queue.claimable(DeliveryRow, DeliveryState.PENDING, database.clock()),
-        )
+    due = sa.and_(
+        DeliveryRow.destination == destination,
+        queue.claimable(DeliveryRow, DeliveryState.PENDING, database.clock()),
     )
     oldest = (
-        due.join(StudyRow, StudyRow.id == ResultRow.study_id)
+        sa.select(StudyRow.id)
+        .join(ResultRow, ResultRow.study_id == StudyRow.id)
+        .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+        .where(due)
         .order_by(DeliveryRow.due_at, DeliveryRow.id)
         .limit(1)
     )
@@ -44,14 +43,18 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> queue.
             return None
     with database.write() as connection:
         # The study is locked, so that two processes do not share its results between them.
-        first = connection.execute(queue.locked(oldest, StudyRow)).one_or_none()
-        if first is None:
+        study_id = connection.execute(queue.locked(oldest, StudyRow)).scalar_one_or_none()
+        # What is due is told apart here: as a condition, it has SQLite look at all that is due.
+        of_study = (
+            sa.select(DeliveryRow.id, due.label("is_due"))
+            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+            .where(ResultRow.study_id == study_id)
+            .order_by(ResultRow.role, DeliveryRow.id)
+        )
+        rows = connection.execute(queue.locked(of_study, DeliveryRow)).all()
+        ids = [row.id for row in rows if row.is_due][:limit]
+        if not ids:
             return None
-        of_study = due.where(ResultRow.study_id == first.study_id).order_by(ResultRow.role, DeliveryRow.id)
-        rows = connection.execute(queue.locked(of_study.limit(limit), DeliveryRow)).all()
-        if not rows:
-            return None
-        ids = [row.id for row in rows]
         token = queue.lease(connection, DeliveryRow, ids, database.clock())
         query = (
             sa.select(

@@ -172,14 +172,18 @@ def _keep_finding(
     )
 
 
-def postpone_instances(database: Database, claim: queue.Claim[Instance], seconds: float, why: str) -> None:
-    """Give images back after an attempt that told nothing about them, to be tried again later, alone."""
+def postpone_instances(
+    database: Database, claim: queue.Claim[Instance], seconds: float, why: str, *, counts: bool = True
+) -> None:
+    """Give images back after an attempt that told nothing about them, to be tried again later.
+
+    `counts`: as an attempt, and then alone.
+    """
     with database.write() as connection:
         now = database.clock()
         for instance in claim.items:
-            if queue.finish(
-                connection, InstanceRow, instance.id, claim.token, due_at=now + seconds, reason=why
-            ):
+            later = {"due_at": now + seconds, "reason": why, "attempts": instance.attempts - (not counts)}
+            if queue.finish(connection, InstanceRow, instance.id, claim.token, **later):
                 audit.append(
                     connection,
                     now,

@@ -237,12 +237,15 @@ def close_study(
         return True
 
 
-def postpone_study(database: Database, claim: queue.Claim[Study], seconds: float, why: str) -> None:
-    """Give a study back, to be reported later."""
+def postpone_study(
+    database: Database, claim: queue.Claim[Study], seconds: float, why: str, *, counts: bool = True
+) -> None:
+    """Give a study back, to be reported later; `counts`: as an attempt."""
     (study,) = claim.items
     with database.write() as connection:
         now = database.clock()
-        if queue.finish(connection, StudyRow, study.id, claim.token, due_at=now + seconds, reason=why):
+        later = {"due_at": now + seconds, "reason": why, "attempts": study.attempts - (not counts)}
+        if queue.finish(connection, StudyRow, study.id, claim.token, **later):
             audit.append(connection, now, "report_postponed", study.study_instance_uid, why=why)
 
 

@@ -47,7 +47,7 @@ MAX_UID_LENGTH = 128
 """Twice what the standard allows (PS3.5 9.1), because the field sends longer ones; the journal keeps no more."""
 _HUMAN_CODES = {"337915000", "L-85B00"}
 MAX_INFLATED = 512 << 20
-"""Largest deflated data set, inflated: every reader inflates it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""
+"""Largest deflated data set, inflated: readers inflate it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""
 
 # RuntimeError: sequences nested deeper than Python recurses, and VRs that do not exist.
 _PARSE_ERRORS = (
@@ -81,12 +81,13 @@ def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     """The attributes that identify and admit an object, read without its pixel data.
 
     Raises AdmissionError: 0xC000 where the file cannot be parsed, inflates to more than MAX_INFLATED bytes or
-    lacks one of the four identifying UIDs, 0xA900 where it is not what the C-STORE request that brought it names (PS3.7 9.1.1).
+    lacks one of the four identifying UIDs, 0xA900 where it is not what the C-STORE request that brought it
+    names (PS3.7 9.1.1).
     """
     try:
         _check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
-        # pydicom converts a value when it is asked for: what cannot be is to be known here, not in the intake.
+        # pydicom converts a value when it is asked for: what it cannot convert is to be known here already.
         for _ in header.iterall():
             pass
         missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
@@ -97,7 +98,8 @@ def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     for keyword in _IDENTITY:
         uid = str(header[keyword].value)
         if len(uid) > MAX_UID_LENGTH or not uid.isprintable():
-            raise AdmissionError(CANNOT_UNDERSTAND, f"{keyword} has more than {MAX_UID_LENGTH} or odd characters")
+            why = f"{keyword} has more than {MAX_UID_LENGTH} or odd characters"
+            raise AdmissionError(CANNOT_UNDERSTAND, why)
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         if request is not None and header[keyword].value != getattr(request, f"Affected{keyword}"):
             raise AdmissionError(DOES_NOT_MATCH_SOP_CLASS, f"{keyword} differs from the request's")

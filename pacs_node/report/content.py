@@ -162,9 +162,9 @@ def _library_entry(image: ImageResult) -> ImageContentItem:
             name = Code(code, "DCM", f"Patient Orientation {along}")
             rows.append(TextContentItem(name, str(value), _ACQUIRES))
     if spacing := source.pair(header, "ImagerPixelSpacing"):
-        for code, along, value in (("111026", "Horizontal", spacing[1]), ("111066", "Vertical", spacing[0])):
+        for code, along, width in (("111026", "Horizontal", spacing[1]), ("111066", "Vertical", spacing[0])):
             name = Code(code, "DCM", f"{along} Pixel Spacing")
-            rows.append(NumContentItem(name, value, _MM, None, _ACQUIRES))
+            rows.append(NumContentItem(name, width, _MM, None, _ACQUIRES))
     entry = ImageContentItem(
         Code("260753009", "SCT", "Source"),
         instance.sop_class_uid,

@@ -135,7 +135,7 @@ def pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
 
 
 def orientation(header: Dataset) -> list[str]:
-    """PatientOrientation where it is one: two values of a human's directions (PS3.3 C.7.6.1.1.1); else empty."""
+    """PatientOrientation where it is two values of a human's directions (PS3.3 C.7.6.1.1.1); else empty."""
     values = [str(value) for value in header.get("PatientOrientation") or ()]
     return values if len(values) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", v) for v in values) else []
 

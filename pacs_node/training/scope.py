@@ -51,7 +51,9 @@ def fit(folder: Path, samples: Sequence[Sample]) -> Manifest:
         return torch.cat(found).double().numpy()
 
     known, held_out = features("train"), features("val")
-    mean, whitening = whitened(known)
+    labels = np.array([sample.positive for sample in samples if sample.split == "train"], np.int64)
+    # What is looked for is rare, and looks a little different: plates, casts. It must not be what is refused.
+    mean, whitening = whitened(known, 1 / np.bincount(labels)[labels])
     distances = np.linalg.norm((held_out - mean) @ whitening, axis=1)
     tensors = {"mean": torch.tensor(mean).float(), "whitening": torch.tensor(whitening).half()}
     data = save(tensors)
@@ -67,11 +69,15 @@ def fit(folder: Path, samples: Sequence[Sample]) -> Manifest:
     return manifest
 
 
-def whitened(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def whitened(
+    features: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean (channels,) of features (images, channels), and the map (channels, directions) of what is left to
-    their principal directions, in each of which the variance becomes 1."""
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-3
-    variances, directions = np.linalg.eigh(np.cov((features - mean) / deviation, rowvar=False))
+    their principal directions, in each of which the variance becomes 1; `weights` (images,) are theirs."""
+    mean = np.average(features, axis=0, weights=weights)
+    deviation = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights)) + 1e-3
+    covariance = np.cov((features - mean) / deviation, rowvar=False, aweights=weights)
+    variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
     count = 1 + int(np.searchsorted(np.cumsum(variances) / variances.sum(), KEPT))
     return mean, directions[:, :count] / np.sqrt(variances[:count]) / deviation[:, None]

@@ -106,7 +106,7 @@ def test_a_chest_is_out_of_scope_by_its_pixels_alone(classifier: Classifier, dat
 
 
 def test_a_score_does_not_depend_on_the_batch(classifier: Classifier) -> None:
-    images = [*photographs(), (phantom.radiograph(3, False, 320, 256) / 4095).astype(np.float32)]
+    images = [*photographs(), (phantom.radiograph(3, False, 640, 512) / 4095).astype(np.float32)]
     together = scores(classifier, images)
     for image, score in zip(images, together, strict=True):
         assert scores(classifier, [image])[0] == pytest.approx(score, rel=1e-3)
@@ -191,7 +191,7 @@ def test_another_body_part_is_skipped_and_an_unknown_word_is_not(
     save: Callable[[Dataset], Path],
 ) -> None:
     stated = {keyword: value for keyword, value in attributes.items() if isinstance(value, str)}
-    image = make_image(phantom.radiograph(3, False, 320, 256), **stated)
+    image = make_image(phantom.radiograph(3, False, 640, 512), **stated)
     if isinstance(region := attributes.get("AnatomicRegionSequence"), tuple):
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator = region
@@ -206,7 +206,7 @@ def test_another_body_part_is_skipped_and_an_unknown_word_is_not(
 def test_with_the_check_off_every_body_part_is_analyzed(
     make_image: Callable[..., Dataset], save: Callable[[Dataset], Path]
 ) -> None:
-    chest = make_image(phantom.radiograph(3, False, 320, 256), BodyPartExamined="CHEST")
+    chest = make_image(phantom.radiograph(3, False, 640, 512), BodyPartExamined="CHEST")
     analysis = analyzed(save(chest), Classifier(package.load(MODEL), "cpu", scope_limit=0))
     assert analysis.finding is not None
 
@@ -228,8 +228,8 @@ def test_files_of_another_body_part_are_told_as_skipped(
     save: Callable[[Dataset], Path],
     tmp_path: Path,
 ) -> None:
-    wrist = make_image(phantom.radiograph(3, False, 320, 256), BodyPartExamined="WRIST")
-    chest = make_image(phantom.radiograph(3, False, 320, 256), BodyPartExamined="CHEST")
+    wrist = make_image(phantom.radiograph(3, False, 640, 512), BodyPartExamined="WRIST")
+    chest = make_image(phantom.radiograph(3, False, 640, 512), BodyPartExamined="CHEST")
     chest.StudyInstanceUID = wrist.StudyInstanceUID
     alone, both = save(chest), [save(wrist), save(chest)]
     (answer,) = analyze_files([alone], Settings(), classifier, tmp_path / "alone")
@@ -268,9 +268,11 @@ def test_a_guard_knows_what_it_was_fitted_to(fitted: Path) -> None:
 def test_whitened_features_are_uncorrelated_and_of_variance_one() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) * [1, 10, 100, 1, 1, 1] + 5
-    mean, whitening = scope.whitened(features)
+    weights = rng.random(500)
+    mean, whitening = scope.whitened(features, weights)
     told = (features - mean) @ whitening
-    np.testing.assert_allclose(np.cov(told, rowvar=False), np.eye(told.shape[1]), atol=0.01)
+    np.testing.assert_allclose(np.average(told, axis=0, weights=weights), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(told, rowvar=False, aweights=weights), np.eye(told.shape[1]), atol=0.01)
     assert 1 <= whitening.shape[1] <= 6
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgresql import Server
 from untrained import write_package
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -48,3 +49,15 @@ def test_stages_end_with_the_results_in_the_pacs(tool: Callable[[str], Path], tm
     ends = [row for row in rows if row["stage"].endswith("results in the PACS")]
     assert len(ends) == 5
     assert all(len(row["s"]) == 1 and row["s"][0] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_backlog_measures_both_databases(postgresql: Server) -> None:
+    urls = [postgresql.database() for _ in range(2)]
+    rows = measured("backlog.py", *(option for url in urls for option in ("--postgresql", url)))
+    for url in urls:
+        postgresql.drop(url)
+    assert {row["database"] for row in rows} == {"sqlite", "postgresql"}
+    timed = [row for row in rows if "ratio" in row]
+    assert len(timed) == 2 * len({row["what"] for row in timed}) > 40
+    assert all(0 < row["large_ms"] <= row["worst_ms"] for row in timed)

@@ -2,84 +2,173 @@
 
 from __future__ import annotations
 
-import io
+import re
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import odd_inputs_table as table
 import pytest
+import validators
+import viewer_rules
 from corpus_run import Run, run
 from odd_inputs import Case
 from odd_inputs_real import FILES
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
+from pydicom.datadict import dictionary_description
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pacs_node.records import Outcome
 from pacs_node.report import wording
 from pacs_node.report.text import as_text
 
+GROUPS = table.groups(Path())
 CASES = table.cases()
 SLOW = {"60 megapixels", "deflated bomb"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 KEPT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDescription")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_node_does_what_the_table_says(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    done = run(case, tmp_path)
-    assert_as_said(case, done)
-    if case.shows is not None:
-        expected = case.shows() if done.shown else None
-        for shown in done.shown:
-            assert expected is not None
-            assert shown.shape == expected.shape
-            assert np.abs(shown - expected).max() <= case.tolerance
-    assert_reported(case, done)
-    if name not in UNREADABLE_NAMES:
-        assert_same_patient(done)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_files_of_real_devices(name: str, data_dir: Path, tmp_path: Path) -> None:
-    (case,) = (case for case in table.groups(data_dir / "dicom")[table.REAL] if case.name == name)
-    done = run(case, tmp_path)
-    assert_as_said(case, done)
-    assert_reported(case, done)
-
-
 UNREADABLE_NAMES = {"UTF-8 declared, Latin-1 meant"}
 """A letter that is none in the declared character set becomes U+FFFD, as in every reader."""
+BAD_VALUES = "Error - Dicom dataset contains invalid data values for Value Representations"
 
 
-def assert_as_said(case: Case, done: Run) -> None:
-    assert len(done.outcomes) == len(case.outcomes)
-    for outcome, said in zip(done.outcomes, case.outcomes, strict=True):
+@dataclass
+class Done:
+    """A case, and what came of it."""
+
+    case: Case
+    run: Run
+
+    @property
+    def said(self) -> list[str]:
+        """What came of each file, in a word."""
+        return [re.split("[:;]", outcome)[0] for outcome in self.run.outcomes]
+
+
+@pytest.fixture(scope="module", params=[*NAMES, *FILES])
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    if request.param in FILES:
+        folder = request.getfixturevalue("data_dir") / "dicom"
+        (case,) = (case for case in table.groups(folder)[table.REAL] if case.name == request.param)
+    else:
+        case = CASES[request.param]
+    return Done(case, run(case, tmp_path_factory.mktemp("case")))
+
+
+def test_the_node_does_what_the_table_says(done: Done) -> None:
+    assert len(done.run.outcomes) == len(done.case.outcomes)
+    for outcome, said in zip(done.run.outcomes, done.case.outcomes, strict=True):
         if said.endswith("..."):
             assert outcome.startswith(said.removesuffix("..."))
         else:
             assert outcome == said
 
 
-def assert_reported(case: Case, done: Run) -> None:
-    """What was let in has a report, a failure its reason in it, and each analyzed image a capture like it."""
-    said = [outcome.split(":")[0].split(";")[0] for outcome in done.outcomes]
-    if not {"analyzed", "failed"} & set(said):
-        assert not done.results
+def test_the_classifier_is_given_the_right_pixels(done: Done) -> None:
+    assert len(done.run.shown) == done.said.count("analyzed")
+    if done.case.shows is None or not done.run.shown:
         return
-    assert done.request
-    text = as_text(done.result())
-    for outcome in done.outcomes:
+    expected = done.case.shows()
+    for shown in done.run.shown:
+        assert shown.shape == expected.shape
+        assert np.abs(shown - expected).max() <= done.case.tolerance
+
+
+def test_what_was_let_in_is_reported_and_pictured(done: Done) -> None:
+    """A failure with its reason, each analyzed image with a capture like it."""
+    if not {"analyzed", "failed"} & set(done.said):
+        assert not done.run.results
+        return
+    assert done.run.request
+    text = as_text(done.run.result())
+    for outcome in done.run.outcomes:
         if outcome.startswith("failed: "):
             assert outcome.removeprefix("failed: ") in text
-    assert (wording.outcome(done.request) is Outcome.FAILED) == ("analyzed" not in said)
-    for part in case.reads:
-        assert part in text + done.summary
-    assert len(done.shown) == said.count("analyzed") == len(done.results) - 1
-    numbers = [number for number, what in enumerate(said) if what == "analyzed"]
-    for number, shown in zip(numbers, done.shown, strict=True):
-        assert_pictured(done.result(f"SC{number}").pixel_array, shown)
+    for part in done.case.reads:
+        assert part in text + done.run.summary
+    assert (wording.outcome(done.run.request) is Outcome.FAILED) == ("analyzed" not in done.said)
+    numbers = [number for number, what in enumerate(done.said) if what == "analyzed"]
+    assert set(done.run.results) == {"SR", *(f"SC{number}" for number in numbers)}
+    for number, shown in zip(numbers, done.run.shown, strict=True):
+        assert_pictured(done.run.result(f"SC{number}").pixel_array, shown)
+
+
+def test_every_viewer_shows_the_report(done: Done) -> None:
+    if not done.run.request:
+        return
+    report = done.run.result()
+    regions = [len(i.finding.regions) for i in done.run.request.images if i.finding]
+    assert len(viewer_rules.ohif(report)) == len(regions) + sum(regions)
+    assert len(viewer_rules.stone(report)) == sum(regions)
+    assert any("AI: " in line for line in viewer_rules.weasis(report))
+
+
+def test_the_patient_comes_back_in_the_bytes_that_were_received(done: Done) -> None:
+    if not done.run.request or done.case.name in UNREADABLE_NAMES:
+        return
+    newest = max(done.run.request.images, key=lambda image: image.instance.received_at)
+    source = dcmread(done.run.sources[newest.instance.id], stop_before_pixels=True)
+    for role in done.run.results:
+        result = done.run.result(role)
+        for keyword in KEPT:
+            assert raw(result, keyword) == raw(source, keyword)
+        if "SpecificCharacterSet" in source:
+            assert result.SpecificCharacterSet == source.SpecificCharacterSet
+
+
+def test_the_results_are_valid(done: Done, tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """By dicom3tools and dcmtk: no more is wrong than the values of the source that must be repeated."""
+    for program in ("dciodvfy", "dcentvfy", "dsrdump"):
+        tool(program)
+    problems: list[str] = []
+    paths = []
+    for role, path in done.run.results.items():
+        # Validators name the file, and judge by the name's ending.
+        copy = tmp_path / f"{role}.dcm"
+        copy.write_bytes(path.read_bytes())
+        paths.append(copy)
+        problems += validators.dciodvfy(copy)
+    if (
+        paths and "ReferencedSOPInstanceUID" not in done.case.invalid
+    ):  # dcmtk reads no report that refers to it
+        problems += validators.dsrdump(tmp_path / "SR.dcm")
+    for number, path in done.run.sources.items():
+        # Its header only, in a transfer syntax that dicom3tools can read.
+        header = dcmread(path, stop_before_pixels=True)
+        if done.case.name == "implicit VR called explicit":
+            header.decode()  # reads every element, which tells its VR
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dcmwrite(tmp_path / f"source{number}.dcm", header, implicit_vr=False, little_endian=True)
+        problems += validators.dcentvfy(tmp_path / f"source{number}.dcm", *paths)
+    repeated = [name for keyword in done.case.invalid for name in names_of(keyword)]
+    rest = [line for line in one_line_each(problems) if not any(name in line for name in repeated)]
+    assert [line for line in rest if not (repeated and line == BAD_VALUES)] == []
+
+
+def names_of(keyword: str) -> tuple[str, ...]:
+    """How validators call an attribute."""
+    tag = Tag(keyword)
+    return (
+        f"<{keyword}>",
+        f"{keyword} (",
+        f"(0x{tag.group:04x},0x{tag.element:04x})",
+        f"<{dictionary_description(tag)}>",
+    )
+
+
+def one_line_each(lines: list[str]) -> list[str]:
+    """A value with line feeds breaks a validator's line in pieces."""
+    whole: list[str] = []
+    for line in lines:
+        if re.match(r"Error|Warning|[WEF]: |\(0x", line) or not whole:
+            whole.append(line)
+        else:
+            whole[-1] += line
+    return whole
 
 
 def assert_pictured(picture: np.ndarray, shown: np.ndarray) -> None:
@@ -92,20 +181,6 @@ def assert_pictured(picture: np.ndarray, shown: np.ndarray) -> None:
     free = np.zeros((rows, columns), bool)
     free[rows // 4 : rows * 3 // 4, columns // 16 : columns // 4] = True
     assert np.abs(drawn - grey)[free].mean() < 0.02
-
-
-def assert_same_patient(done: Run) -> None:
-    """The patient's attributes come back in the very bytes that were received."""
-    if not done.request:
-        return
-    newest = max(done.request.images, key=lambda image: image.instance.received_at)
-    source = dcmread(done.sources[newest.instance.id], stop_before_pixels=True)
-    for role in done.results:
-        result = done.result(role)
-        for keyword in KEPT:
-            assert raw(result, keyword) == raw(source, keyword)
-        if "SpecificCharacterSet" in source:
-            assert result.SpecificCharacterSet == source.SpecificCharacterSet
 
 
 def raw(dataset: object, keyword: str) -> bytes:
@@ -122,7 +197,7 @@ def test_what_comes_back_is_known_as_our_own(tmp_path: Path) -> None:
 
 
 def test_no_two_cases_have_one_name() -> None:
-    assert len(CASES) == sum(len(group) for group in table.groups(Path()).values()) - len(FILES)
+    assert len(CASES) == sum(len(group) for group in GROUPS.values()) - len(FILES)
 
 
 def test_the_document_is_up_to_date() -> None:
@@ -146,8 +221,6 @@ def test_a_wrong_picture_would_be_seen(wrong: str, tmp_path: Path) -> None:
 
 def test_memory_is_not_taken_for_what_is_refused(tmp_path: Path) -> None:
     """Absurd sizes are refused in less memory than a thousandth of what they claim."""
-    import tracemalloc
-
     for case in table.groups(tmp_path)["Made to take all memory"]:
         if case.does.startswith("failed") and case.name not in SLOW:  # type: ignore[union-attr]
             contents = case.contents()

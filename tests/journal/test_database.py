@@ -132,6 +132,9 @@ def test_a_user_without_rights_is_told_so(database_url: DatabaseUrl, postgresql:
 def test_a_server_that_restarts_is_found_again(database_url: DatabaseUrl, postgresql: Server) -> None:
     database = Database(database_url("postgresql"))
     who = database.identity("A")
+    postgresql.stop()
+    postgresql.start()
+    assert database.identity("A") == who
 
     def write() -> None:
         with database.write() as connection:

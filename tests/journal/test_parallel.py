@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from journal_steps import Steps
 
 from pacs_node.files import FileStore
@@ -104,16 +105,31 @@ def test_whole_studies_pass_through_once(
     assert audit.verify(database)[1] is None
 
 
+def test_two_who_deliver_do_not_share_a_study(
+    database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
+) -> None:
+    """One sends all that is due of a study: the SCs are then there before the SR."""
+    for n in range(12):
+        uid = str(100 + n)
+        intake.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
+        Steps(database, model, finding).report(("pacs",))
+        claims = at_once(
+            [lambda one=one: deliveries.claim_deliveries(one, "pacs", 10) for one in several]  # type: ignore[misc]
+        )
+        assert [len(claim.items) for claim in claims if claim] == [2]  # type: ignore[attr-defined]
+
+
 def test_what_one_renews_another_may_finish(
     database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
 ) -> None:
     """The heartbeat renews the very rows that the worker finishes, in the opposite order."""
     intake.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(80)], 0)
-    claims = [instances.claim_instances(database, 40) for _ in range(2)]
-    tokens = [claim.token for claim in claims if claim]
+    made = [instances.claim_instances(database, 40) for _ in range(2)]
+    claims = [queue.Claim(claim.token, claim.items[::-1]) for claim in made if claim]
+    tokens = [claim.token for claim in claims]
 
     def finish() -> int:
-        return sum(Steps(several[0], model, finding).finish(claim) for claim in claims if claim)
+        return sum(Steps(several[0], model, finding).finish(claim) for claim in claims)
 
     def renew() -> None:
         for _ in range(10):
@@ -156,6 +172,24 @@ def test_receivers_register_the_same_study_at_once(
     assert audit.verify(database)[1] is None
 
 
+def test_receivers_make_the_same_studies_in_any_order(
+    database: Database, several: list[Database], arrival: Make
+) -> None:
+    for turn in range(4):
+        batch = [
+            arrival(f"{turn}.{n}.1", f"{turn}{n:063x}", study_instance_uid=f"{turn}.{n}") for n in range(60)
+        ]
+        orders = [batch, batch[::-1]]
+        at_once(
+            [
+                lambda one=one, order=order: intake.register(one, order, 0)  # type: ignore[misc]
+                for one, order in zip(several, orders, strict=False)
+            ]
+        )
+    assert views.counts(database)["studies"] == {"OPEN": 240}
+    assert [event.event for event in audit.events(database)] == ["received"] * 240
+
+
 def test_one_arrival_that_all_receivers_register_is_one(
     database: Database, several: list[Database], arrival: Make
 ) -> None:
@@ -188,6 +222,39 @@ def test_an_image_that_comes_in_while_its_study_is_reported_is_never_lost(
         assert (study["state"], study["revision"]) == ("OPEN", 2)
         assert len(study["reports"]) == int(bool(made))
         steps.report()
+
+
+def test_a_claim_that_waited_for_an_intake_sees_its_image(
+    journal_url: str,
+    database: Database,
+    several: list[Database],
+    arrival: Make,
+    model: ModelIdentity,
+    finding: Finding,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[[Callable[[], object]], None],
+) -> None:
+    """The rarest order, made to happen: the claim looks, the image comes in, the claim takes the row."""
+    if journal_url.startswith("sqlite"):
+        return
+    intake.register(database, [arrival()], 0)
+    Steps(database, model, finding).analyze()
+    monkeypatch.setattr(queue, "locked", lambda query, row: query.with_for_update(of=row))
+    waiting = sa.text(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+
+    def waits() -> bool:
+        with several[1].read() as connection:
+            return connection.execute(waiting).first() is not None
+
+    with ThreadPoolExecutor(1) as pool, database.write() as connection:
+        connection.execute(sa.text("UPDATE studies SET revision = revision + 1"))
+        claim = pool.submit(studies.claim_study, several[0])
+        wait_until(waits)
+        connection.execute(sa.text("UPDATE instances SET state = 'RECEIVED'"))
+        connection.commit()
+        assert claim.result(30) is None
 
 
 def test_a_study_is_not_claimed_with_an_image_that_came_in_meanwhile(

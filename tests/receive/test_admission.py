@@ -86,6 +86,11 @@ def test_what_cannot_be_identified_is_refused(tmp_path: Path) -> None:
     dataset.save_as(path, enforce_file_format=True)
     with pytest.raises(AdmissionError, match="StudyInstanceUID"):
         admission.read_header(path)
+    with pytest.warns(UserWarning, match="length"):
+        dataset.StudyInstanceUID = "1." + "2" * admission.MAX_UID_LENGTH
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(AdmissionError, match="StudyInstanceUID has more than 128"):
+        admission.read_header(path)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,16 @@ import ohif_studies
 import pytest
 from ohif_page import Viewer, WaitUntil
 from ohif_studies import Reported
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from pacs_node import pipeline
 from pacs_node.demo.pacs import Address, Orthanc
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
-FLAGS = ("--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+FLAGS = (
+    *("--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
+    *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -83,35 +86,30 @@ def ohif_url(pacs: Orthanc, tool: Callable[[str], Path], missing: Callable[[obje
     try:
         folder = ohif.fetch(tool)
     except subprocess.SubprocessError as error:
-        missing(f"OHIF {ohif.VERSION}, npm could not fetch it ({error})")
+        missing(f"OHIF {ohif.VERSION} (npm could not fetch it: {error})")
     with ohif.Ohif(folder, pacs.rest.url) as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
-def browser(tool: Callable[[str], Path]) -> Iterator[Browser]:
-    """Headless Chromium that draws in software."""
+def browser(tool: Callable[[str], Path]) -> Iterator[BrowserContext]:
+    """Headless Chromium that draws in software and reaches this machine only; the tour was seen."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=tool("chromium"), args=[*FLAGS, "--no-proxy-server"]
-        )
-        yield chromium
+        chromium = playwright.chromium.launch(executable_path=tool("chromium"), args=FLAGS)
+        context = chromium.new_context(viewport={"width": 1500, "height": 900}, service_workers="block")
+        context.set_default_timeout(40_000)
+        context.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
+        yield context
         chromium.close()
 
 
 @pytest.fixture
-def page(browser: Browser, request: pytest.FixtureRequest, artifacts: Path) -> Iterator[Page]:
-    """A tab of a user who has seen OHIF's tour, without a network beyond this machine."""
-    context = browser.new_context(viewport={"width": 1500, "height": 900}, service_workers="block")
-    context.set_default_timeout(40_000)
-    context.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
-    page = context.new_page()
-    page.route(
-        lambda url: not url.startswith(("http://127.0.0.1:", "blob:", "data:")), lambda route: route.abort()
-    )
+def page(browser: BrowserContext, request: pytest.FixtureRequest, artifacts: Path) -> Iterator[Page]:
+    """A tab, with a screenshot of how the test left it."""
+    page = browser.new_page()
     yield page
     page.screenshot(path=artifacts / f"end-of-{request.node.name}.png")
-    context.close()
+    page.close()
 
 
 @pytest.fixture

@@ -47,7 +47,6 @@ def test_the_study_list_has_the_results(viewer: Viewer, studies: dict[str, Repor
     for study, modalities in (("positive", "DX\\OT\\SR"), ("amended", "CR\\OT\\SR"), ("failed", "DX\\SR")):
         source = studies[study].sources[0]
         row = viewer.page.locator("tr").filter(has_text=str(source.PatientID)).first
-        expect(row).to_contain_text(str(source.StudyDescription))
         expect(row).to_contain_text(modalities)
         expect(row).to_contain_text(str(len(studies[study].objects)))
     viewer.keep("study-list")
@@ -105,14 +104,13 @@ def test_the_report_shows_its_region_on_the_right_image(viewer: Viewer, studies:
     study = studies["positive"]
     viewer.open(study.uid)
     viewer.show("AI: Fracture suspected")
-    expect(viewer.page.get_by_text("Do you want to continue tracking")).to_be_visible()
-    shot = viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[1])))
     viewer.page.get_by_text("No", exact=True).click()
-    expect(viewer.page.locator("svg text").first).to_be_visible()
+    said = viewer.annotations()
+    assert len(said) == 2
+    assert all("Certainty of Finding: 87.00 %" in text for text in said)
+    assert all("Wrist joint" in text for text in said)
+    shot = viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[1])))
     viewer.keep("sr-positive")
-    assert viewer.annotations()
-    assert all("Certainty of Finding: 87.00 %" in text for text in viewer.annotations())
-    assert all("Wrist joint" in text for text in viewer.annotations())
     sides = sides_drawn(shot, place_on_screen(BOX, SIZE, shot.shape), GREEN)
     assert min(sides) > 0.3, sides
     left, top, right, bottom = BOX
@@ -144,8 +142,8 @@ def test_a_negative_report_is_not_a_black_page(viewer: Viewer, studies: dict[str
     viewer.show("AI: no fracture suspected")
     viewer.page.get_by_text("No", exact=True).click()
     viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[0])))
-    viewer.keep("sr-negative")
     (said,) = viewer.annotations()
+    viewer.keep("sr-negative")
     assert "Probability: 8.00 %" in said
     assert "Fracture" not in said
 
@@ -156,11 +154,13 @@ def test_an_amended_report_stands_beside_the_one_it_replaces(
     study = studies["amended"]
     viewer.open(study.uid)
     viewer.show("AI: no fracture suspected")
-    expect(viewer.page.locator("svg text")).to_contain_text(["Probability: 12.00 %"])
     viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[0])))
+    (said,) = viewer.annotations()
+    assert "Probability: 12.00 %" in said
     viewer.show("AMENDED (replaces")
-    expect(viewer.page.locator("svg text").first).to_contain_text("Certainty of Finding: 93.00 %")
-    shot = viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[1])))
+    viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[1])))
+    assert all("Certainty of Finding: 93.00 %" in text for text in viewer.annotations())
+    shot = viewer.picture()
     viewer.keep("sr-amended")
     assert min(sides_drawn(shot, place_on_screen(BOX, SIZE, shot.shape), GREEN)) > 0.3
 

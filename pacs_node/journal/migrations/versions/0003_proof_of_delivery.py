@@ -12,9 +12,7 @@ def upgrade() -> None:
     op.add_column("studies", sa.Column("counted_revision", sa.Integer(), nullable=True))
     op.add_column("studies", sa.Column("expected", sa.Integer(), nullable=True))
     op.add_column("studies", sa.Column("missing", sa.Text(), server_default="[]", nullable=False))
-    op.add_column(
-        "studies", sa.Column("renewed_revision", sa.Integer(), server_default="0", nullable=False)
-    )
+    op.add_column("studies", sa.Column("renewed_revision", sa.Integer(), server_default="0", nullable=False))
     op.add_column("deliveries", sa.Column("transaction_uid", sa.String(length=64), nullable=True))
     op.add_column("deliveries", sa.Column("committed_at", sa.Float(precision=53), nullable=True))
     op.create_index(op.f("ix_deliveries_transaction_uid"), "deliveries", ["transaction_uid"], unique=False)
