@@ -62,7 +62,7 @@ class Viewer:
             seen[:] = [self.picture()]
             return difference(seen[0], expected(seen[0].shape)) < ALIKE
 
-        self._wait_until(the_expected_picture, 20)
+        self._wait_until(the_expected_picture, 40)
         return seen[0]
 
     def picture(self) -> Picture:

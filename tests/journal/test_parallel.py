@@ -257,29 +257,6 @@ def test_a_claim_that_waited_for_an_intake_sees_its_image(
         assert claim.result(30) is None
 
 
-def test_a_study_is_not_claimed_with_an_image_that_came_in_meanwhile(
-    database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
-) -> None:
-    for n in range(8):
-        uid = str(100 + n)
-        intake.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
-        Steps(database, model, finding).analyze()
-        late = arrival(f"{uid}.2", f"{uid}b", study_instance_uid=uid)
-        claim, _ = at_once(
-            [
-                lambda: studies.claim_study(several[0]),
-                lambda late=late: intake.register(several[1], [late], 0),  # type: ignore[misc]
-            ]
-        )
-        assert claim is None or claim.items[0].revision == 1  # type: ignore[attr-defined]
-        Steps(database, model, finding).analyze()
-        if claim is None:
-            claim = studies.claim_study(database)
-        assert Steps(database, model, finding).finish_report(claim) == (claim.items[0].revision == 2)  # type: ignore[union-attr, arg-type, attr-defined]
-        if again := studies.claim_study(database):
-            assert Steps(database, model, finding).finish_report(again)
-
-
 def test_one_of_several_leads(database: Database, several: list[Database]) -> None:
     for name in ("calendar", "other"):
         took = at_once(
