@@ -22,7 +22,7 @@ from typing import Annotated, TypeVar
 import typer
 from ingest import free_port, running_orthanc, send, started, wait
 from pydicom import dcmread
-from pydicom.uid import UID, JPEG2000Lossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, generate_uid
 from rich.console import Console
 from rich.table import Table
 

@@ -26,7 +26,7 @@ from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, InstanceRow, StudyRow
 from pacs_node.records import DeliveryState, InstanceState, StudyState
 
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 60.0
 NODE = """
 [node]
 ae_title = "FAULTY"
@@ -108,11 +108,13 @@ def come_to_rest(
 ) -> None:
     """Wait until nothing is left to do, stop the processes and check the promise."""
     with closing(Database(settings.database_url)) as journal:
-        deadline = time.monotonic() + SETTLE_SECONDS
+        before, since = dict[str, int](), time.monotonic()
         while left := _unfinished(journal, settings.storage.path):
             doom.tend(deadly=False)
-            if time.monotonic() > deadline:
-                figures.violations.append(f"not at rest after {SETTLE_SECONDS:.0f} s: {left}")
+            if left != before:
+                before, since = left, time.monotonic()
+            if time.monotonic() > since + SETTLE_SECONDS:
+                figures.violations.append(f"nothing moved for {SETTLE_SECONDS:.0f} s: {left}")
                 break
             time.sleep(0.1)
         doom.stop()

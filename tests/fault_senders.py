@@ -130,7 +130,10 @@ class Senders:
             for image in batch[:stop_at]:
                 if not association.is_established:
                     break
-                status = association.send_c_store(image.path).get("Status")
+                status = None
+                # RuntimeError: the association was lost just now.
+                with suppress(RuntimeError):
+                    status = association.send_c_store(image.path).get("Status")
                 if status == SUCCESS:
                     done.append(image)
                 else:

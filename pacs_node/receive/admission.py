@@ -44,7 +44,7 @@ _HEADER = (
 )
 _PIECE = 1 << 20
 MAX_UID_LENGTH = 128
-"""Twice what the standard allows (PS3.5 9.1), because the field sends longer ones; the journal keeps no more."""
+"""Twice what the standard allows (PS3.5 9.1): the field sends longer ones; the journal keeps no more."""
 _HUMAN_CODES = {"337915000", "L-85B00"}
 MAX_INFLATED = 512 << 20
 """Largest deflated data set, inflated: readers inflate it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""

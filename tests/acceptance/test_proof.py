@@ -75,7 +75,7 @@ def test_the_pacs_is_asked_what_it_has_and_what_it_keeps(
     tmp_path: Path,
     wait_until: WaitUntil,
 ) -> None:
-    first, second = phantom.two_views(9111, rows=320, columns=256)
+    first, second = phantom.two_views(9111, rows=640, columns=512)
     uid = str(first.StudyInstanceUID)
     settings = load(node.storage.parent / "config.toml")
     database = Database(settings.database_url)
@@ -132,7 +132,7 @@ def test_the_pacs_is_asked_what_it_has_and_what_it_keeps(
 
     # A whole study that was never forwarded is found by its date.
     orthanc.rest.call("DELETE", f"/modalities/{MODALITY}")
-    forgotten = phantom.dataset(9112, rows=320, columns=256)
+    forgotten = phantom.dataset(9112, rows=640, columns=512)
     forgotten.StudyDate = "19990909"
     upload(orthanc, tmp_path, forgotten)
     day = date(1999, 9, 9)

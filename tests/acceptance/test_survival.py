@@ -44,7 +44,7 @@ def store(tool: Tool, node: RunningNode, *paths: Path) -> None:
 
 def images(folder: Path, seed: int) -> list[Path]:
     paths = [folder / f"{seed}-{number}.dcm" for number in range(2)]
-    for path, image in zip(paths, phantom.two_views(seed, rows=320, columns=256), strict=True):
+    for path, image in zip(paths, phantom.two_views(seed, rows=640, columns=512), strict=True):
         image.save_as(path, enforce_file_format=True)
     return paths
 
