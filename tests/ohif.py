@@ -85,7 +85,6 @@ class Ohif:
                 super().__init__(*arguments, directory=str(folder))
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:

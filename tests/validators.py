@@ -49,9 +49,6 @@ ALLOWED = {
     r'Warning: [\d.]+: /CONTAINER \(18748-4,LN,"Diagnostic Imaging Report"\)/CONTAINER '
     r'\(121072,DCM,"Impressions"\)/CODE \(111017,DCM,"CAD Processing and Findings Summary"\): '
     r"Content Item not in template",
-    # SNOMED CT's own term, as in CID 244 of today; PixelMed's tables are older.
-    r'Warning: .*Code \(51440002,SCT,"Right and left"\) has different code meaning \("Right and left"\) than '
-    r'code meaning in context group 244 \("Bilateral"\)',
 }
 """Patterns of whole lines, each with its reason."""
 

@@ -19,7 +19,7 @@ SIDES: dict[Side, str] = {"L": "left", "R": "right", "B": "bilateral"}
 SIDE_CODES: dict[Side, Code] = {
     "L": Code("7771000", "SCT", "Left"),
     "R": Code("24028007", "SCT", "Right"),
-    "B": Code("51440002", "SCT", "Right and left"),
+    "B": Code("51440002", "SCT", "Bilateral"),
 }
 
 _SITES: dict[str, tuple[str, str]] = {

@@ -1,4 +1,4 @@
-"""PixelMed's validator over the corpus's reports: one of each form of content, because each takes it seconds."""
+"""PixelMed's validator over reports of the corpus: one of each form, because each takes it seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMS = (
     "several body parts",
     "one image of two is broken",
 )
-"""The reports of all other cases have the same items, but for coordinates, numbers and texts."""
+"""The reports of other cases differ in the codes of body part and side, the number of regions, and texts."""
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_orthanc_s_viewer_names_the_outcome_of_a_report_that_it_cannot_show(
     [
         (
             "positive",
-            ["AI: Fracture suspected", "87 % (image 2, LL", "Certainty of Finding", "Research use only"],
+            ["AI: Fracture suspected", "87 % (series 2", "Certainty of Finding", "Research use only"],
         ),
         ("negative", ["AI: no fracture suspected", "Does not exclude a fracture", "Absent"]),
         ("amended", ["AMENDED (replaces", "Predecessor Docs", "93 %"]),
