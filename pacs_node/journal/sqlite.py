@@ -42,8 +42,16 @@ class Sqlite:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a database to connect to. An empty file is one that another process is making."""
-        return self.path.exists() and self.path.stat().st_size > 0
+        """Whether there is a database to connect to. An empty file is one that another process is making.
+
+        Raises JournalError where we may not even look.
+        """
+        try:
+            return self.path.exists() and self.path.stat().st_size > 0
+        except OSError as error:
+            raise JournalError(
+                f"{self.name}: the node's user cannot read or write there: {error.strerror}"
+            ) from error
 
     def now(self) -> float:
         """Seconds since the epoch by this machine's clock: all processes are on it."""
