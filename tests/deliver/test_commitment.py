@@ -30,19 +30,6 @@ WaitUntil = Callable[..., None]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "storage")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/journal.sqlite")
-    database.migrate()
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def uids(database: Database, files: FileStore, tmp_path: Path) -> list[str]:
     """Two results of study 1.2, due for the destination "pacs"."""
     results = phantom.two_views(815, rows=64, columns=64)

@@ -34,19 +34,6 @@ def pacs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacs]:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "storage")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/journal.sqlite")
-    database.migrate()
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def claim(database: Database, files: FileStore, tmp_path: Path) -> Claims:
     """Two committed results of one study, due for `pacs`; each call claims them, due or not."""
     from result_rows import commit_results
