@@ -22,6 +22,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -118,6 +119,9 @@ class Destination(_Section):
     outcomes: tuple[Outcome, ...] = Field(
         tuple(Outcome), description="results of studies with these outcomes go there"
     )
+    tls: bool = Field(
+        False, description="dimse: associations with it, its commitment and its query AE use TLS, see [tls]"
+    )
     max_attempts: int = Field(0, ge=0, description="quarantine after so many attempts; 0 = try for ever")
     commitment: Address | None = Field(
         None, description="ask this AE for storage commitment: {ae_title, host, port}; absent = none"
@@ -175,7 +179,9 @@ class Model(_Section):
 
     path: Path = Field(Path("models/fracture-squeezenet-2"), description="folder of the model package")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs")
-    threshold: float | None = Field(None, gt=0, lt=1, description="operating point; absent = the model's own")
+    threshold: float | None = Field(
+        None, gt=0, lt=1, examples=[0.5], description="operating point; absent = the model's own"
+    )
     batch: int = Field(8, ge=1, le=256, description="images per forward pass")
     scope_limit: float = Field(
         1.0,
@@ -250,6 +256,51 @@ class Validation(_Section):
     )
 
 
+class Web(_Section):
+    """The web page, /metrics and /health. Who may log in stands in `users`; see docs/security.md."""
+
+    enabled: bool = Field(True, description="`serve` starts it")
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; others than loopback want `tls` or a proxy"
+    )
+    port: Port = Field(8080, description="HTTP port; 0 = any free one")
+    tls: bool = Field(False, description="HTTPS with the certificate of [tls]")
+    users: Path = Field(
+        Path("users.toml"), description="who may log in, with which role; `pacs-node users` writes it"
+    )
+    session_minutes: int = Field(60, ge=1, description="log out who did nothing for so long")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="addresses or networks of proxies whose `user_header` and `role_header` are believed"
+    )
+    user_header: str = Field("X-Forwarded-User", description="header with the user whom a proxy logged in")
+    role_header: str = Field(
+        "X-Forwarded-Role", description="header with the role: viewer, radiologist, admin"
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for one in given:
+            ip_network(one, strict=False)
+        return given
+
+
+class Tls(_Section):
+    """TLS, for DICOM as the BCP 195 profile wants it (PS3.15 B.9) and for the web page; files in PEM."""
+
+    certificate: Path | None = Field(
+        None, examples=["node.pem"], description="our certificate, with its chain"
+    )
+    key: Path | None = Field(None, examples=["node.key"], description="its private key, without a passphrase")
+    ca: Path | None = Field(
+        None, examples=["ca.pem"], description="certificates by which peers and destinations are trusted"
+    )
+    receive: bool = Field(
+        False,
+        description="the DICOM port takes TLS only, from peers with a certificate that `ca` vouches for",
+    )
+
+
 class Log(_Section):
     """What the processes print on standard error."""
 
@@ -269,6 +320,8 @@ class Settings(_Section):
     report: Report = Report()
     schedule: Schedule = Schedule()
     validation: Validation = Validation()
+    web: Web = Web()
+    tls: Tls = Tls()
     log: Log = Log()
 
     @model_validator(mode="after")
@@ -276,6 +329,10 @@ class Settings(_Section):
         names = [destination.name for destination in self.destinations]
         if len(names) != len(set(names)):
             raise ValueError(f"destinations: every name must be used once, not {names}")
+        if (self.tls.receive or self.web.tls) and not (self.tls.certificate and self.tls.key):
+            raise ValueError("tls: `tls.receive` and `web.tls` need `tls.certificate` and `tls.key`")
+        if (self.tls.receive or any(one.tls for one in self.destinations)) and not self.tls.ca:
+            raise ValueError("tls: `tls.receive` and destinations with tls need `tls.ca`")
         for peer in self.peers:
             for name in set(peer.reply_to) - set(names):
                 raise ValueError(f"peers.{peer.name}.reply_to: no destination is named {name!r}")
@@ -342,7 +399,10 @@ def load(path: Path | None) -> Settings:
     base = (path.parent if path else Path()).resolve()
     storage = settings.storage.model_copy(update={"path": base / settings.storage.path})
     model = settings.model.model_copy(update={"path": _model_path(base, settings.model.path)})
-    return settings.model_copy(update={"storage": storage, "model": model})
+    web = settings.web.model_copy(update={"users": base / settings.web.users})
+    files = {name: base / path for name, path in settings.tls if isinstance(path, Path)}
+    tls = settings.tls.model_copy(update=files)
+    return settings.model_copy(update={"storage": storage, "model": model, "web": web, "tls": tls})
 
 
 def _overlay(data: dict[str, Any], environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -78,10 +78,14 @@ class Received:
     transfer_syntax_uid: str
     modality: str
     patient_id: str
+    patient_name: str = ""
+    """PatientName (0010,0010) as text, for those who may see it."""
+    body_part: str = ""
+    """BodyPartExamined (0018,0015); empty where it is not stated."""
 
     def received(self) -> dict[str, Any]:
         """These values by name, without those of a subclass."""
-        return {field.name: getattr(self, field.name) for field in fields(Received)}
+        return {one.name: getattr(self, one.name) for one in fields(Received)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,6 +399,8 @@ class RunningRole:
     pid: int
     address: str
     ready: bool
+    stats: dict[str, float] = field(default_factory=dict)
+    """What only the process itself can tell, such as its open associations; by name, for /metrics."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -99,9 +99,7 @@ def test_the_examples_in_the_documented_file_are_valid(tmp_path: Path) -> None:
         line.removeprefix("# ") if line.startswith(("# [[", "# ")) else line for line in text.splitlines()
     ]
     kept = [line for line in lines if "=" in line or line.startswith("[")]
-    settings = config.load(
-        write(tmp_path, "\n".join(line for line in kept if not line.startswith("threshold")))
-    )
+    settings = config.load(write(tmp_path, "\n".join(kept)))
     assert settings.peers
     assert settings.destinations
 

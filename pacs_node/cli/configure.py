@@ -118,7 +118,7 @@ def _table(name: str, model: type[BaseModel]) -> list[str]:
         if _is_model(field):
             inner += _table(f"{name}.{key}", _model_of(field))
         elif field.default is None:
-            lines.append(f"# {key} =  # {field.description}")
+            lines.append(f"# {key} = {_toml((field.examples or [''])[0])}  # {field.description}")
         else:
             lines.append(f"{key} = {_toml(field.default)}  # {field.description}")
     return [*lines, "", *inner]

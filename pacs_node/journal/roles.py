@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,7 +22,8 @@ ROLES = ("receive", "worker", "deliver", "housekeep")
 def beat(database: Database, role: RunningRole) -> None:
     """Say that a process lives, what it does and whether it is ready."""
     ours = (RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid)
-    values = {"address": role.address, "ready": role.ready, "seen_at": database.clock()}
+    told = {"address": role.address, "ready": role.ready, "stats": json.dumps(role.stats)}
+    values = told | {"seen_at": database.clock()}
     with database.write() as connection:
         if connection.execute(sa.update(RoleRow).where(*ours).values(values)).rowcount == 0:
             connection.execute(
@@ -48,12 +51,13 @@ def running(database: Database) -> list[RunningRole]:
     """The processes that were seen within a lease's time; on this machine, those that still live."""
     now = database.clock()
     query = (
-        sa.select(RoleRow.role, RoleRow.host, RoleRow.pid, RoleRow.address, RoleRow.ready)
+        sa.select(*(getattr(RoleRow, one.name) for one in fields(RunningRole)))
         .where(~ended(RoleRow.seen_at + LEASE_SECONDS, now))
         .order_by(RoleRow.role, RoleRow.host, RoleRow.pid)
     )
     with database.read() as connection:
-        seen = [RunningRole(**row) for row in connection.execute(query).mappings()]
+        rows = connection.execute(query).mappings()
+        seen = [RunningRole(**{**row, "stats": json.loads(row["stats"])}) for row in rows]
     here = socket.gethostname()
     return [role for role in seen if role.host != here or Path(f"/proc/{role.pid}").exists()]
 

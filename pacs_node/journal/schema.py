@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration: what a database must be at for this version."""
 
 UID_LENGTH = 128
@@ -124,6 +124,8 @@ class InstanceRow(Leased, Base):
     transfer_syntax_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     modality: Mapped[str] = mapped_column(Told(16))
     patient_id: Mapped[str] = mapped_column(ToldText)
+    patient_name: Mapped[str] = mapped_column(ToldText, default="", server_default="")
+    body_part: Mapped[str] = mapped_column(Told(64), default="", server_default="")
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     size: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"))
     received_at: Mapped[float] = mapped_column(Float(53))
@@ -273,6 +275,7 @@ class RoleRow(Base):
     address: Mapped[str] = mapped_column(String(255))
     ready: Mapped[bool]
     seen_at: Mapped[float] = mapped_column(Float(53))
+    stats: Mapped[str] = mapped_column(Text, default="{}", server_default="{}")
 
 
 class LeaseRow(Base):
@@ -283,3 +286,15 @@ class LeaseRow(Base):
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     token: Mapped[str] = mapped_column(String(36))
     lease_until: Mapped[float] = mapped_column(Float(53))
+
+
+class SessionRow(Base):
+    """Somebody who is logged in to the web page. The cookie holds the token, this row only its sha256."""
+
+    __tablename__ = "sessions"
+
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    who: Mapped[str] = mapped_column(String(128), index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = mapped_column(Float(53))
+    seen_at: Mapped[float] = mapped_column(Float(53))

@@ -36,6 +36,7 @@ _HEADER = (
     "ImageType",
     "Modality",
     "PatientID",
+    "PatientName",
     "PatientSpeciesCodeSequence",
     "PatientSpeciesDescription",
     "QualityControlImage",
@@ -146,6 +147,8 @@ def examine(
         transfer_syntax_uid=str(meta.TransferSyntaxUID),
         modality=_text(header, "Modality"),
         patient_id=_text(header, "PatientID"),
+        patient_name=_text(header, "PatientName"),
+        body_part=_text(header, "BodyPartExamined").upper(),
         skip_reason=skip_reason(header, rules, device_uid, today),
     )
 
