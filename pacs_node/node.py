@@ -287,6 +287,22 @@ def housekeep(settings: Settings, stop: threading.Event) -> None:
             stop.wait(BEAT_SECONDS)
 
 
+def web(settings: Settings, stop: threading.Event, config: Path | None) -> None:
+    """The role that serves the pages, /metrics and /health."""
+    from pacs_node.analyze import decode, pixels
+    from pacs_node.web import app, server
+
+    database = open_database(settings.database_url)
+    files = FileStore(settings.storage.path)
+    services = app.Services(
+        display=lambda sha256: pixels.prepare(decode.read(files.path(sha256))).display,
+        try_out=partial(server.try_out, config),
+    )
+    with Heartbeat(database, "web") as heartbeat:
+        pages = app.create(settings, database, files, services, stop)
+        server.run(pages, settings, heartbeat.ready, stop)
+
+
 def calendar_jobs(settings: Settings, database: Database) -> dict[str, Callable[[], dict[str, Any]]]:
     """The work of each key of `[schedule]`, by that key; each returns what it did."""
     from pacs_node.operate import backup, checks, retention, validation

@@ -29,6 +29,10 @@ HOMES = {
     "scipy": {"operate", "training"},
     "typer": {"cli"},
     "apscheduler": {"operate"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
+    "argon2": {"web"},
+    "limits": {"web"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -22,6 +22,7 @@ from pacs_node.cli import (
     reconcile,
     serve,
     train,
+    users,
 )
 from pacs_node.cli.context import Context
 from pacs_node.errors import ConfigError, ModelError, PacsNodeError
@@ -38,6 +39,7 @@ app = typer.Typer(
 config = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
 audit = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 labels = typer.Typer(help="Labels that come back: record, list and export them.", no_args_is_help=True)
+accounts = typer.Typer(help="Who may log in to the web page.", no_args_is_help=True)
 
 VERBS: tuple[Callable[..., None], ...] = (
     serve.serve,
@@ -60,10 +62,12 @@ ROLES: tuple[Callable[..., None], ...] = (
     serve.worker,
     serve.deliver,
     serve.housekeep,
+    serve.web,
 )
 CONFIG: tuple[Callable[..., None], ...] = (configure.init, configure.check, configure.show)
 AUDIT: tuple[Callable[..., None], ...] = (inspect.verify, inspect.export)
 FEEDBACK: tuple[Callable[..., None], ...] = (feedback.import_, feedback.list_, feedback.export)
+USERS: tuple[Callable[..., None], ...] = (users.set_, users.list_, users.remove)
 
 for verb in VERBS:
     app.command(epilog=EXIT_CODES)(verb)
@@ -75,6 +79,9 @@ for verb in AUDIT:
     audit.command(epilog=EXIT_CODES)(verb)
 for verb in FEEDBACK:
     labels.command(verb.__name__.rstrip("_"), epilog=EXIT_CODES)(verb)
+for verb in USERS:
+    accounts.command(verb.__name__.rstrip("_"), epilog=EXIT_CODES)(verb)
+app.add_typer(accounts, name="users")
 app.add_typer(config, name="config")
 app.add_typer(audit, name="audit")
 app.add_typer(labels, name="feedback")

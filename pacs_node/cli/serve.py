@@ -30,6 +30,7 @@ def serve(context: typer.Context) -> None:
     settings = of(context).settings()
     open_database(settings.database_url).close()
     roles = ["receive", *["worker"] * settings.node.workers, "deliver", "housekeep"]
+    roles += ["web"] if settings.web.enabled else []
     raise typer.Exit(supervise(of(context).config, roles, stop_on_signals(supervised=False)))
 
 
@@ -80,6 +81,13 @@ def housekeep(
         raise ConfigError(f"--run {run}: no such job; the jobs are {', '.join(jobs)}")
     for key, value in housekeeping.run(database, run, jobs[run]).items():
         Console(highlight=False, markup=False).print(f"{key}: {value}")
+
+
+def web(context: typer.Context, supervised: Supervised = False) -> None:
+    """Serve the web page, /metrics and /health."""
+    from pacs_node import node
+
+    _run(context, supervised, lambda settings, stop: node.web(settings, stop, of(context).config))
 
 
 def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:

@@ -1,0 +1,66 @@
+"""Who is logged in to the web page; what somebody did there is audited where it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+import sqlalchemy as sa
+
+from pacs_node.journal import audit
+from pacs_node.journal.database import Database
+from pacs_node.journal.schema import SessionRow
+
+LONGEST_SECONDS = 12 * 3600.0
+"""A session ends then, however busy it is."""
+_TOUCH_SECONDS = 30.0
+"""A session's last use is written down so often at most."""
+
+
+def begin(database: Database, who: str, role: str) -> str:
+    """Log somebody in; returns the token that their cookie holds. What ran out is removed."""
+    token = secrets.token_urlsafe(32)
+    with database.write() as connection:
+        now = database.clock()
+        connection.execute(sa.delete(SessionRow).where(SessionRow.created_at < now - LONGEST_SECONDS))
+        connection.execute(
+            sa.insert(SessionRow).values(
+                token_sha256=_sha256(token), who=who, role=role, created_at=now, seen_at=now
+            )
+        )
+        audit.append(connection, now, "logged_in", who=who, role=role)
+    return token
+
+
+def of(database: Database, token: str, idle_seconds: float, is_use: bool) -> tuple[str, str] | None:
+    """Who a token stands for, and their role; None where it is unknown or ran out.
+
+    `is_use` keeps the session from running out; a page that renews itself is no use of it.
+    """
+    ours = SessionRow.token_sha256 == _sha256(token)
+    with database.read() as connection:
+        row = connection.execute(sa.select(SessionRow.__table__).where(ours)).one_or_none()
+    now = database.clock()
+    if row is None or now > min(row.seen_at + idle_seconds, row.created_at + LONGEST_SECONDS):
+        return None
+    if is_use and now > row.seen_at + _TOUCH_SECONDS:
+        with database.write() as connection:
+            connection.execute(sa.update(SessionRow).where(ours).values(seen_at=now))
+    return row.who, row.role
+
+
+def end(database: Database, token: str, who: str) -> None:
+    """Log somebody out."""
+    with database.write() as connection:
+        connection.execute(sa.delete(SessionRow).where(SessionRow.token_sha256 == _sha256(token)))
+        audit.append(connection, database.clock(), "logged_out", who=who)
+
+
+def record(database: Database, event: str, study: str | None, who: str, **details: object) -> None:
+    """Write down what somebody looked at or tried, with the audit log."""
+    with database.write() as connection:
+        audit.append(connection, database.clock(), event, study, None, who=who, **details)
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
