@@ -195,6 +195,7 @@ def main(
             configuration, to = folder / "config.toml", pacs.address
             configuration.write_text(
                 f'[node]\nhost = "{node.host}"\nport = {node.port}\n'
+                "[web]\nenabled = false\n"
                 f'[model]\npath = "{model.resolve()}"\n[study]\nquiet_seconds = 0\n[[destinations]]\n'
                 f'name = "pacs"\nae_title = "{to.ae_title}"\nhost = "{to.host}"\nport = {to.port}\n',
                 encoding="utf-8",

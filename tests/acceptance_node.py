@@ -28,7 +28,8 @@ class RunningNode:
         self._wait_until = wait_until
         self._process: subprocess.Popen[bytes] | None = None
         node = f'[node]\nae_title = "{address.ae_title}"\nhost = "127.0.0.1"\nport = {address.port}\n'
-        self._config.write_text(node + config, encoding="utf-8")
+        web = "" if "[web]" in config else "[web]\nenabled = false\n"
+        self._config.write_text(node + config + web, encoding="utf-8")
 
     def start(self) -> None:
         """Start it and return once every role is ready."""

@@ -27,10 +27,12 @@ def status(context: typer.Context, json: Json = False) -> None:
     names = [destination.name for destination in of(context).settings().destinations]
     counts = {**views.counts(database), "attention": quarantine.counts(database, names)}
     missing = roles.missing(running)
+    pages = next((role.address for role in running if role.role == "web" and role.ready), None)
+    wanted = of(context).settings().web.enabled
     checked = [event.details if (event := audit.last(database, f"calendar_{job}")) else {} for job in _CHECKS]
     unreachable, disk_low = checked[0].get("unreachable", {}), checked[1].get("low", False)
     if json:
-        found = {"ready": not missing, "roles": [asdict(role) for role in running], **counts}
+        found = {"ready": not missing, "roles": [asdict(role) for role in running], "web": pages, **counts}
         print_json({**found, "unreachable": unreachable, "disk_low": disk_low})
     else:
         columns = {"role": "role", "host": "host", "pid": "pid", "address": "serves", "ready": "ready"}
@@ -44,6 +46,8 @@ def status(context: typer.Context, json: Json = False) -> None:
             Console(highlight=False, markup=False).print("disk: less than twice `min_free_gb` is free")
         if missing:
             Console(highlight=False, markup=False).print(f"not running or not ready: {', '.join(missing)}")
+        if wanted and not pages:
+            Console(highlight=False, markup=False).print("web page: not running; the log says why")
     if missing:
         raise typer.Exit(1)
 

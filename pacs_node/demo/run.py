@@ -247,6 +247,9 @@ port = {pacs.port}
 
 [study]
 quiet_seconds = {QUIET_SECONDS}
+
+[web]
+enabled = false
 """
 
 

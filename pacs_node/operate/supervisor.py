@@ -21,6 +21,8 @@ LAST_CRASH_RESTART_SECONDS = 4.0
 journal, and the next one is waiting."""
 STABLE_SECONDS = 60.0
 WRONG_CONFIGURATION = 2
+_DISPENSABLE = "web"
+"""The role whose wrong configuration ends nothing: images come in and results go out without its pages."""
 
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +70,7 @@ def _tend(child: _Child, config: Path | None) -> int:
     if child.process.stdin:
         child.process.stdin.close()
     child.process = None
-    if status == WRONG_CONFIGURATION and child.starts == 1:
+    if status == WRONG_CONFIGURATION and child.starts == 1 and child.role != _DISPENSABLE:
         return WRONG_CONFIGURATION
     child.restarts = 0 if now - child.started_at > STABLE_SECONDS else child.restarts + 1
     longest = LAST_CRASH_RESTART_SECONDS if status < 0 else LAST_RESTART_SECONDS

@@ -104,3 +104,19 @@ def test_who_fell_at_its_work_is_soon_back(
         now = child.start_at
     assert pauses[0] == 2.0
     assert max(pauses) == longest
+
+
+@pytest.mark.parametrize(("role", "code"), [("receive", 2), ("worker", 2), ("web", 0)])
+def test_only_the_pages_may_be_wrongly_configured(
+    monkeypatch: pytest.MonkeyPatch, role: str, code: int
+) -> None:
+    class Refused:
+        stdin = None
+
+        def poll(self) -> int:
+            return 2
+
+    monkeypatch.setattr(supervisor, "_start", lambda *_: Refused())
+    child = supervisor._Child(role)
+    assert supervisor._tend(child, None) == 0
+    assert supervisor._tend(child, None) == code

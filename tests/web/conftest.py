@@ -1,0 +1,94 @@
+"""A running node with its pages, and Chromium to look at them, once for all tests here.
+
+Screenshots are kept under PACS_NODE_ARTIFACTS, else in pytest's temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from web_site import Site, password, running_site
+
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--no-proxy-server"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+
+WaitUntil = Callable[[Callable[[], object], float], None]
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    named = os.environ.get("PACS_NODE_ARTIFACTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], wait_until: WaitUntil
+) -> Iterator[Site]:
+    """A node on the studies of `web_site.NAMES`; tests that change one send another of their own."""
+    with running_site(tmp_path_factory.mktemp("site"), (free_port(), free_port()), wait_until) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium(tool: Callable[[str], Path]) -> Iterator[Browser]:
+    """Headless Chromium that reaches this machine only."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=tool("chromium"), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(
+    chromium: Browser, site: Site, request: pytest.FixtureRequest, artifacts: Path
+) -> Iterator[Open]:
+    """Open a page as somebody: `open_page("/", "admin", size="phone", scheme="dark")`; None: not logged in.
+
+    Each call is a browser of its own. A page that raises an error, or breaks its own content policy, fails
+    the test; how each page was left is kept as a screenshot.
+    """
+    opened: list[Page] = []
+    errors: list[str] = []
+
+    def note(message: object) -> None:
+        text = str(message)
+        if "Content Security Policy" in text:
+            errors.append(text)
+
+    def open_(path: str, who: str | None, size: str = "desktop", scheme: str = "light") -> Page:
+        width, height = SIZES[size]
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            base_url=site.url,
+            service_workers="block",
+        )
+        context.set_default_timeout(20_000)
+        if who is not None:
+            form = {"name": who, "password": password(who), "next": "/login"}
+            assert context.request.post("/login", form=form, max_redirects=0).status == 303
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: note(message.text))
+        page.goto(path)
+        opened.append(page)
+        return page
+
+    yield open_
+    for number, page in enumerate(opened):
+        page.screenshot(path=artifacts / f"end-of-{request.node.name}-{number}.png")
+        page.context.close()
+    assert not errors
