@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_serializer,
@@ -120,7 +121,9 @@ class Destination(_Section):
         tuple(Outcome), description="results of studies with these outcomes go there"
     )
     tls: bool = Field(
-        False, description="dimse: associations with it, its commitment and its query AE use TLS, see [tls]"
+        False,
+        description="dimse: associations with it, its commitment and its query AE use TLS as [tls] says; "
+        "stow: its certificate is checked against [tls] ca, and ours is shown",
     )
     max_attempts: int = Field(0, ge=0, description="quarantine after so many attempts; 0 = try for ever")
     commitment: Address | None = Field(
@@ -130,14 +133,31 @@ class Destination(_Section):
         None, description="dimse: C-FIND and C-MOVE go to this AE; absent = to the destination itself"
     )
 
+    _credentials: Tls | None = PrivateAttr(None)
+
     @model_validator(mode="after")
     def _reachable(self) -> Destination:
         if self.kind == "stow":
             if not self.url.startswith(("http://", "https://")):
                 raise ValueError(f"destination {self.name}: stow needs url = 'https://...'")
+            if self.tls and not self.url.startswith("https://"):
+                raise ValueError(f"destination {self.name}: tls needs url = 'https://...'")
         elif not self.ae_title or not self.host:
             raise ValueError(f"destination {self.name}: dimse needs ae_title and host")
         return self
+
+    def secured_by(self, tls: Tls) -> Destination:
+        """The same destination, with what it needs where its `tls` is true."""
+        secured = self.model_copy()
+        secured._credentials = tls
+        return secured
+
+    @property
+    def credentials(self) -> Tls | None:
+        """`[tls]` where connections to it are secured, else None. Raises ConfigError where it has none."""
+        if self.tls and self._credentials is None:
+            raise ConfigError(f"destinations.{self.name}.tls: [tls] is not known")
+        return self._credentials if self.tls else None
 
     @property
     def address(self) -> Address | None:
@@ -286,7 +306,7 @@ class Web(_Section):
 
 
 class Tls(_Section):
-    """TLS, for DICOM as the BCP 195 profile wants it (PS3.15 B.9) and for the web page; files in PEM."""
+    """TLS, for DICOM as the BCP 195 profile wants it (PS3.15 B.12) and for the web page; files in PEM."""
 
     certificate: Path | None = Field(
         None, examples=["node.pem"], description="our certificate, with its chain"
@@ -333,6 +353,8 @@ class Settings(_Section):
             raise ValueError("tls: `tls.receive` and `web.tls` need `tls.certificate` and `tls.key`")
         if (self.tls.receive or any(one.tls for one in self.destinations)) and not self.tls.ca:
             raise ValueError("tls: `tls.receive` and destinations with tls need `tls.ca`")
+        if bool(self.tls.certificate) != bool(self.tls.key):
+            raise ValueError("tls: `tls.certificate` and `tls.key` go together")
         for peer in self.peers:
             for name in set(peer.reply_to) - set(names):
                 raise ValueError(f"peers.{peer.name}.reply_to: no destination is named {name!r}")
@@ -402,7 +424,9 @@ def load(path: Path | None) -> Settings:
     web = settings.web.model_copy(update={"users": base / settings.web.users})
     files = {name: base / path for name, path in settings.tls if isinstance(path, Path)}
     tls = settings.tls.model_copy(update=files)
-    return settings.model_copy(update={"storage": storage, "model": model, "web": web, "tls": tls})
+    destinations = tuple(destination.secured_by(tls) for destination in settings.destinations)
+    changes = {"storage": storage, "model": model, "web": web, "tls": tls, "destinations": destinations}
+    return settings.model_copy(update=changes)
 
 
 def _overlay(data: dict[str, Any], environment: dict[str, str]) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from pydicom.dataset import FileDataset
 
+from pacs_node import tls
 from pacs_node.config import Destination, Settings
 from pacs_node.deliver import commitment, counting, sender
 from pacs_node.errors import AdmissionError, PacsNodeError
@@ -131,7 +132,10 @@ def receive(settings: Settings, stop: threading.Event) -> None:
     def settle(report: CommitmentReport) -> bool:
         return commitments.settle(database, report, sender.retry_seconds)
 
-    scp = StorageScp(settings.node, settings.peers, files, settings.storage.min_free_gb, on_arrival, settle)
+    secured = tls.acceptor(settings.tls) if settings.tls.receive else None
+    scp = StorageScp(
+        settings.node, settings.peers, files, settings.storage.min_free_gb, on_arrival, settle, secured
+    )
     with Heartbeat(database, "receive") as heartbeat:
         files.sweep()
         scp.start()
@@ -219,6 +223,9 @@ def deliver(settings: Settings, stop: threading.Event) -> None:
     database = open_database(settings.database_url)
     node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
+    if any(one.tls for one in settings.destinations):
+        # What is wrong with the files is told at once, not at the first delivery.
+        tls.requestor(settings.tls)
     with Heartbeat(database, "deliver") as heartbeat:
         unreached: Counter[str] = Counter()
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import pytest
 
-pytest_plugins = ["orthanc", "postgresql"]
+pytest_plugins = ["certificates", "orthanc", "postgresql"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STRICT = "PACS_NODE_STRICT"
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
     # pynetdicom shuts a socket down before it closes it, and so never closes one that was not connected.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket.socket fd=:ResourceWarning")
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <s(ocket.s|sl.SSLS)ocket fd=:ResourceWarning")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

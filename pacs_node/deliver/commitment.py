@@ -81,7 +81,8 @@ def _request(
     name = f"{destination.name}, storage commitment"
     contexts = [build_context(PUSH_MODEL)]
     handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, on_event_report, [settle])]
-    with dimse.associated(name, address, calling_ae_title, contexts, handlers) as association:
+    credentials = destination.credentials
+    with dimse.associated(name, address, calling_ae_title, contexts, credentials, handlers) as association:
         try:
             status, _ = association.send_n_action(
                 _information(transaction), REQUEST_STORAGE_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,23 +11,26 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from pacs_node.config import Address, Destination
+from pacs_node import tls
+from pacs_node.config import Address, Destination, Tls
+from pacs_node.deliver import reach
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
 
-CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
 SLOWEST = 20_000
 """Bytes per second of the slowest network on which an object is still waited for."""
 _REASONS = {
-    (1, 3): "it does not know our calling AE title",
-    (1, 7): "it does not answer to the AE title that we call",
+    (1, 1): "it gives no reason; most often it does not know our AE title or address",
+    (1, 3): "it does not know our calling AE title {calling}, or not from this address: add it there",
+    (1, 7): "it does not answer to the AE title that we call, {called}: which one is it?",
+    (3, 1): "it is busy; later",
     (3, 2): "it serves as many associations as it can; later",
 }
 
@@ -37,14 +41,16 @@ def associated(
     address: Address,
     calling_ae_title: str,
     contexts: Sequence[PresentationContext],
+    credentials: Tls | None,
     handlers: Sequence[evt.EventHandlerType] = (),
 ) -> Iterator[Association]:
     """An association with an AE (PS3.8 7.1), released on leaving. `name` is what the administrator calls it.
 
-    Raises DeliveryError where none can be had.
+    With `credentials`, over TLS. Raises DeliveryError that says why none can be had, and ConfigError where
+    the credentials cannot be used.
     """
     ae = AE(ae_title=calling_ae_title)
-    ae.connection_timeout = CONNECT_SECONDS
+    ae.connection_timeout = reach.CONNECT_SECONDS
     ae.acse_timeout = ae.dimse_timeout = ANSWER_SECONDS
     ae.requested_contexts = list(contexts)
     where = f"{name} ({address.ae_title} at {address.host}:{address.port})"
@@ -53,15 +59,33 @@ def associated(
         (evt.EVT_CONN_CLOSE, _wake),
         (evt.EVT_ABORTED, _wake),
     ]
-    association = ae.associate(
-        address.host, address.port, ae_title=address.ae_title, evt_handlers=[*waits, *handlers]
-    )
+    secured = (tls.requestor(credentials), address.host) if credentials else None
+    started = time.monotonic()
+    try:
+        association = ae.associate(
+            address.host,
+            address.port,
+            ae_title=address.ae_title,
+            evt_handlers=[*waits, *handlers],
+            tls_args=secured,
+        )
+    except OSError:
+        # The host's name, which is looked up before anything else.
+        raise DeliveryError(f"{where}: {reach.why_not(address, credentials)}") from None
+    answer = association.acceptor.primitive
     if association.is_rejected:
-        primitive = association.acceptor.primitive
-        reason = (getattr(primitive, "result_source", 0), getattr(primitive, "diagnostic", 0))
-        raise DeliveryError(f"{where} rejected the association: {_REASONS.get(reason, str(reason))}")
+        reason = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
+        words = _REASONS.get(reason, f"source {reason[0]}, reason {reason[1]} (PS3.8 table 9-21)")
+        words = words.format(calling=calling_ae_title, called=address.ae_title)
+        raise DeliveryError(f"{where} rejected the association: {words}")
     if not association.is_established:
-        raise DeliveryError(f"{where} gave no association: does it listen there?")
+        if getattr(answer, "result", None) == 0:
+            # pynetdicom aborts an association without a presentation context.
+            wanted = ", ".join(UID(str(context.abstract_syntax)).name for context in contexts)
+            raise DeliveryError(f"{where} takes none of: {wanted}")
+        if time.monotonic() - started > ANSWER_SECONDS:
+            raise DeliveryError(f"{where} takes the connection and says nothing for {ANSWER_SECONDS} s")
+        raise DeliveryError(f"{where}: {reach.why_not(address, credentials)}")
     try:
         yield association
     finally:
@@ -96,7 +120,8 @@ def store(destination: Destination, calling_ae_title: str, paths: Sequence[Path]
     # A path is sent as it lies there. A switch for the whole process, in which nothing else sends paths.
     _config.STORE_SEND_CHUNKED_DATASET = True
     metas = [read_file_meta_info(path) for path in paths]
-    with associated(destination.name, address, calling_ae_title, _contexts(metas)) as association:
+    contexts, credentials = _contexts(metas), destination.credentials
+    with associated(destination.name, address, calling_ae_title, contexts, credentials) as association:
         accepted = {(each.abstract_syntax, each.transfer_syntax[0]) for each in association.accepted_contexts}
         for path, meta in zip(paths, metas, strict=True):
             if not association.is_established:

@@ -15,8 +15,8 @@ def echo(destination: Destination, calling_ae_title: str) -> None:
     if destination.address is None:
         stow.search(destination)
         return
-    contexts = [build_context(Verification)]
-    with dimse.associated(destination.name, destination.address, calling_ae_title, contexts) as association:
+    name, contexts, credentials = destination.name, [build_context(Verification)], destination.credentials
+    with dimse.associated(name, destination.address, calling_ae_title, contexts, credentials) as association:
         status = association.send_c_echo().get("Status")
     if status != 0x0000:
         answer = "no answer" if status is None else f"0x{status:04X}"

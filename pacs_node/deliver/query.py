@@ -39,7 +39,8 @@ def connect(destination: Destination, calling_ae_title: str) -> Iterator[Pacs]:
     if address is None:
         raise DeliveryError(f"{destination.name}: no AE to query; name one as `query` of this destination")
     contexts = [build_context(FIND), build_context(MOVE)]
-    with dimse.associated(destination.name, address, calling_ae_title, contexts) as association:
+    credentials = destination.credentials
+    with dimse.associated(destination.name, address, calling_ae_title, contexts, credentials) as association:
         yield Pacs(destination.name, association)
 
 

@@ -9,8 +9,12 @@ in memory.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.session_utils import create_session, create_session_from_user_pass
@@ -19,6 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 
 from pacs_node.config import Destination
+from pacs_node.deliver import reach
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
 
@@ -60,17 +65,18 @@ def store(destination: Destination, _calling_ae_title: str, paths: Sequence[Path
                     timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
                     # A redirected POST becomes a GET, whose 200 would say nothing of our object.
                     allow_redirects=False,
+                    **_tls(destination),
                 )
             except requests.RequestException as error:
-                # Its kind only: its words may hold the user name.
-                raise DeliveryError(f"{where} cannot be reached: {type(error).__name__}") from None
+                raise DeliveryError(f"{where} cannot be reached: {_why(destination, error)}") from None
             yield _outcome(answer, uid)
 
 
-def search(destination: Destination) -> None:
+def search(destination: Destination) -> datetime | None:
     """Ask for one study (QIDO-RS, PS3.18 10.6), to see whether the service is there and lets us in.
 
-    Raises DeliveryError. That it knows no searching is an answer, too.
+    Returns the time of its clock, if it says (RFC 9110 6.6.1). Raises DeliveryError. That it knows no
+    searching is an answer, too.
     """
     where = f"{destination.name} ({destination.url})"
     try:
@@ -81,13 +87,33 @@ def search(destination: Destination) -> None:
                 headers={"Accept": "application/dicom+json"},
                 timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
                 allow_redirects=False,
+                **_tls(destination),
             )
     except requests.RequestException as error:
-        raise DeliveryError(f"{where} cannot be reached: {type(error).__name__}") from None
+        raise DeliveryError(f"{where} cannot be reached: {_why(destination, error)}") from None
     away = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
     if answer.status_code in away or (answer.status_code >= 500 and answer.status_code != 501):
         advice = _ADVICE.get(answer.status_code, "")
         raise DeliveryError(f"{where}: HTTP {answer.status_code} {advice}".rstrip())
+    try:
+        return parsedate_to_datetime(answer.headers["Date"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _why(destination: Destination, error: requests.RequestException) -> str:
+    """Why there was no answer. Of the error its kind only: its words may hold the user name."""
+    kind = type(error).__name__
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"{kind}: the proxy that the environment names does not let us through"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"{kind}: we do not accept its certificate (see `tls.ca`), or it does not accept ours"
+    url = urlsplit(destination.url)
+    try:
+        reach.connect(url.hostname or "", url.port or (443 if url.scheme == "https" else 80)).close()
+    except DeliveryError as found:
+        return f"{kind}: {found}"
+    return kind
 
 
 def _session(destination: Destination) -> requests.Session:
@@ -95,6 +121,15 @@ def _session(destination: Destination) -> requests.Session:
         return create_session()
     password = destination.password.get_secret_value()
     return create_session_from_user_pass(destination.username, password)
+
+
+def _tls(destination: Destination) -> dict[str, Any]:
+    """How a request is secured. Said with each: the environment overrules what a session says."""
+    tls = destination.credentials
+    if tls is None:
+        return {}
+    shown = {"cert": (str(tls.certificate), str(tls.key))} if tls.certificate else {}
+    return {"verify": str(tls.ca), **shown}
 
 
 def _outcome(answer: requests.Response, sop_instance_uid: str) -> SendOutcome:

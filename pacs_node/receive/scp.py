@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -80,6 +81,7 @@ class StorageScp:
     """Receives objects into the file store's spool and calls `arrived` with each.
 
     What an archive says of a storage commitment goes to `settle`, which knows of none unless it is given.
+    With `secured` (`tls.acceptor`) the port takes TLS only.
     `start` returns once the port answers; `stop` ends the associations. `port` is the real port, also where
     the settings say 0.
     """
@@ -92,6 +94,7 @@ class StorageScp:
         min_free_gb: float,
         arrived: Callable[[SpooledFile, FileDataset], None],
         settle: commitment.Settle = lambda _: False,
+        secured: ssl.SSLContext | None = None,
     ) -> None:
         self._node = node
         self._peers = peers
@@ -99,6 +102,7 @@ class StorageScp:
         self._min_free_gb = min_free_gb
         self._arrived = arrived
         self._settle = settle
+        self._secured = secured
         self._space = _FreeSpace(files)
         self._server: ThreadedAssociationServer | None = None
         self._stopping = threading.Event()
@@ -134,7 +138,7 @@ class StorageScp:
         ]
         where = (self._node.host, self._node.port)
         try:
-            server = ae.start_server(where, block=False, evt_handlers=handlers)
+            server = ae.start_server(where, block=False, evt_handlers=handlers, ssl_context=self._secured)
         except OSError as error:
             raise ConfigError(
                 f"node.host, node.port: cannot listen on {where[0]}:{where[1]}: {error}"

@@ -156,7 +156,7 @@ def test_a_pacs_that_does_not_answer_is_no_clean_bill(
     open_database(load(node.storage.parent / "config.toml").database_url).close()
     (gap,) = node.ask("reconcile")
     assert (gap["missing"], gap["destination"], gap["fixed"]) == ("answer", "orthanc", False)
-    assert "does it listen there?" in gap["detail"]
+    assert "is closed" in gap["detail"]
     wrong = node.run("reconcile", "--destination", "nobody")
     assert wrong.returncode == 2
     assert "there are: orthanc" in wrong.stderr

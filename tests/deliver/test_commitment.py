@@ -200,7 +200,7 @@ def test_an_archive_that_is_not_there_is_asked_again_later(archive: Archive, dat
     assert states(database) == ["SENT", "SENT"]
     assert not step(database, destination), "it must not be asked again at once"
     (postponed,) = [event for event in audit.events(database) if event.event == "commitment_postponed"]
-    assert "does it listen there?" in postponed.details["why"]
+    assert "is closed" in postponed.details["why"]
 
 
 @pytest.mark.usefixtures("sent")

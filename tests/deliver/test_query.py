@@ -197,5 +197,5 @@ def test_what_cannot_be_queried_is_named() -> None:
     with pytest.raises(DeliveryError, match="cloud: no AE to query"), query.connect(stow, CALLING):
         pass
     nobody = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=9)
-    with pytest.raises(DeliveryError, match="does it listen there"), query.connect(nobody, CALLING):
+    with pytest.raises(DeliveryError, match="is closed"), query.connect(nobody, CALLING):
         pass

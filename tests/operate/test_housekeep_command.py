@@ -37,7 +37,7 @@ def test_a_job_can_be_done_now(tmp_path: Path, free_port: Callable[[], int]) -> 
     assert "the jobs are validation, retention, backup, disk, echo" in wrong.stderr
     assert run("housekeep", "--run", "echo").returncode == 0
     told = json.loads(run("status", "--json").stdout)
-    assert "does it listen there" in told["unreachable"]["pacs"]
+    assert "is closed" in told["unreachable"]["pacs"]
     assert told["disk_low"] is False
     assert "unreachable: pacs" in run("status").stdout
     assert audit.verify(database)[1] is None

@@ -1,0 +1,49 @@
+"""Certificates of a hospital's own authority, made anew for each test session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import trustme
+
+from pacs_node.config import Tls
+
+
+@dataclass
+class Authority:
+    """A certification authority, with its certificate and those that it issues in `folder`."""
+
+    folder: Path
+    _authority: trustme.CA = field(default_factory=trustme.CA)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(self.path)
+
+    def issue(
+        self, name: str, *hosts: str, ends: datetime | None = None, trusts: Authority | None = None
+    ) -> Tls:
+        """A certificate for hosts (this machine), as settings that trust this authority or another one."""
+        made = self._authority.issue_cert(*(hosts or ("127.0.0.1", "localhost")), not_after=ends)
+        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        certificate.unlink(missing_ok=True)
+        for blob in made.cert_chain_pems:
+            blob.write_to_path(certificate, append=True)
+        made.private_key_pem.write_to_path(key)
+        return Tls(certificate=certificate, key=key, ca=(trusts or self).path)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The one that everybody trusts."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One that nobody trusts."""
+    return Authority(tmp_path_factory.mktemp("stranger"))
