@@ -22,8 +22,11 @@ from pydicom.sr.coding import Code
 from rich.console import Console
 from rich.table import Table
 
+from pacs_node.config import Destination, Settings
+from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies, views
 from pacs_node.journal.database import Database, open_database
+from pacs_node.operate.metrics import Metrics
 from pacs_node.records import (
     Analysis,
     Arrival,
@@ -52,6 +55,7 @@ MODEL = ModelIdentity(
     negative_phrase="",
     negative_caveat="",
 )
+SETTINGS = Settings(destinations=(Destination(name="pacs", ae_title="PACS", host="127.0.0.1"),))
 FINDING = Finding(
     "0" * 64, 0.1234, False, HeatMap(np.zeros((10, 10), np.float32), (0.0, 0.0), (32.0, 32.0)), ()
 )
@@ -83,10 +87,11 @@ def arrivals(study: int) -> list[Arrival]:
 class Measured:
     """The seconds that each thing took, time by time, for one journal."""
 
-    def __init__(self, url: str, count: int, times: int) -> None:
+    def __init__(self, url: str, folder: Path, count: int, times: int) -> None:
         self.seconds: dict[str, list[float]] = {}
         self.rss_mb: dict[str, float] = {}
         self._url = url
+        self._folder = folder
         self._count = count
         self._times = times
 
@@ -139,6 +144,9 @@ class Measured:
         }
         for name, ask in asked.items():
             self._time(f"{name} ({stage})", ask, self._times)
+        metrics = Metrics(SETTINGS, database, FileStore(self._folder))
+        self._time(f"metrics, first scrape ({stage})", metrics.scrape)
+        self._time(f"metrics ({stage})", metrics.scrape, self._times)
         self.rss_mb[stage] = _rss_mb()
 
     def _restart(self, first: Callable[[Database], object]) -> None:
@@ -182,9 +190,10 @@ def _rss_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def compare(name: str, urls: tuple[str, str], count: int, times: int) -> list[dict[str, Any]]:
+def compare(name: str, urls: tuple[str, str], folder: Path, count: int, times: int) -> list[dict[str, Any]]:
     """Rows of what a small journal and one of `count` studies took, in ms, and the ratio of the medians."""
-    small, large = (Measured(url, size, times) for url, size in zip(urls, (SMALL, count), strict=True))
+    sizes = zip(urls, (SMALL, count), strict=True)
+    small, large = (Measured(url, folder, size, times) for url, size in sizes)
     small.run()
     large.run()
     rows = []
@@ -210,10 +219,10 @@ def main(
     count, times = (200, 3) if quick else (studies_, 10)
     with tempfile.TemporaryDirectory() as folder:
         urls = (f"sqlite:///{folder}/small.sqlite", f"sqlite:///{folder}/large.sqlite")
-        rows = compare("sqlite", urls, count, times)
-    if postgresql:
-        small, large = postgresql
-        rows += compare("postgresql", (small, large), count, times)
+        rows = compare("sqlite", urls, Path(folder), count, times)
+        if postgresql:
+            small, large = postgresql
+            rows += compare("postgresql", (small, large), Path(folder), count, times)
     if json_:
         print(json.dumps(rows, indent=2))
         return

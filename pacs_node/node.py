@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -65,11 +66,13 @@ class Heartbeat:
         self._hang_seconds = hang_seconds
         self._role = RunningRole(role, socket.gethostname(), os.getpid(), address="", ready=False)
         self._tokens: set[str] = set()
+        self.stats: Callable[[], Mapping[str, float]] = dict
+        """Asked at each beat for what only this process knows; see `RunningRole.stats`."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
-        roles.beat(self._database, self._role)
+        self._beat()
         self._thread.start()
         return self
 
@@ -81,7 +84,7 @@ class Heartbeat:
     def ready(self, address: str = "") -> None:
         """Say that the role does its work now, and at which address."""
         self._role = replace(self._role, ready=True, address=address)
-        roles.beat(self._database, self._role)
+        self._beat()
         _log.info("ready", role=self._role.role, address=address)
 
     @contextmanager
@@ -101,8 +104,11 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
             with surviving("heartbeat"):
-                roles.beat(self._database, self._role)
                 queue.renew(self._database, tuple(self._tokens))
+                self._beat()
+
+    def _beat(self) -> None:
+        roles.beat(self._database, replace(self._role, stats=dict(self.stats())))
 
 
 @contextmanager
@@ -139,6 +145,7 @@ def receive(settings: Settings, stop: threading.Event) -> None:
     with Heartbeat(database, "receive") as heartbeat:
         files.sweep()
         scp.start()
+        heartbeat.stats = scp.stats
         heartbeat.ready(f"{settings.node.host}:{scp.port}")
         try:
             while not stop.is_set():
@@ -210,7 +217,10 @@ def worker(settings: Settings, stop: threading.Event, classifier: Callable[[Sett
     node = database.identity(settings.node.ae_title)
     files = FileStore(settings.storage.path)
     with Heartbeat(database, "worker", HANG_SECONDS) as heartbeat:
+        began = time.monotonic()
         model = classifier(settings)
+        loading = {"model_load_seconds": round(time.monotonic() - began, 3)}
+        heartbeat.stats = lambda: {**loading, **model.stats()}
         work = Worker(settings, database, files, node, model, heartbeat)
         heartbeat.ready(model.identity.id)
         while not stop.is_set():

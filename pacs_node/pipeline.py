@@ -49,6 +49,10 @@ class Classifier(Protocol):
         """One prediction for each image; images are (rows, columns), 0..1, as displayed."""
         ...
 
+    def stats(self) -> Mapping[str, float]:
+        """What it can tell of its work so far, for /metrics: its images, its seconds, its GPU's memory."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StudyResults:

@@ -33,6 +33,10 @@ class Brightness:
             negative_caveat="This does not exclude a fracture.",
         )
 
+    def stats(self) -> dict[str, float]:
+        """What a worker tells of it in its heartbeat."""
+        return {"inference_images": float(self.images_seen)}
+
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """One prediction for each image; the heat map's peak is in the middle."""
         if self.fails:

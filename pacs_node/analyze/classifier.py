@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -64,6 +65,7 @@ class Classifier:
         self._manifest = package.manifest
         self._guard = package.guard
         self._batch = batch
+        self._images, self._seconds = 0, 0.0
         own = replace(package.identity, scope_limit=scope_limit)
         self.identity: ModelIdentity = own if threshold is None else replace(own, threshold=threshold)
 
@@ -74,6 +76,7 @@ class Classifier:
         halved, down to one image. Raises ModelError where the networks give no numbers.
         """
         predictions: list[Prediction] = []
+        began = time.monotonic()
         while len(predictions) < len(images):
             start = len(predictions)
             try:
@@ -85,7 +88,18 @@ class Classifier:
                     ) from None
                 self._batch //= 2
                 torch.cuda.empty_cache()
+        self._images += len(images)
+        self._seconds += time.monotonic() - began
         return predictions
+
+    def stats(self) -> dict[str, float]:
+        """Images and seconds so far; on CUDA, bytes of memory held, held at most, and there."""
+        told = {"inference_images": float(self._images), "inference_seconds": round(self._seconds, 6)}
+        if self._device.type == "cuda":
+            told["gpu_used_bytes"] = float(torch.cuda.memory_reserved(self._device))
+            told["gpu_peak_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
+            told["gpu_total_bytes"] = float(torch.cuda.get_device_properties(self._device).total_memory)
+        return told
 
     def _forward(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         members = self._manifest.networks

@@ -43,7 +43,17 @@ class Database:
     @property
     def exists(self) -> bool:
         """Whether there is a journal already; `migrate` makes one."""
-        return self._backend.exists and self._revision() is not None
+        return self.revision is not None
+
+    @property
+    def revision(self) -> str | None:
+        """The number of the last migration that it went through; None where there is no journal."""
+        return self._revision() if self._backend.exists else None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is at this version's schema."""
+        return self.revision == REVISION
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -67,7 +77,7 @@ class Database:
         Several processes may do so at once. Raises JournalError where the database is of a newer version of
         pacs-node, or cannot be used.
         """
-        if self._backend.exists and self._revision() == REVISION:
+        if self.is_current:
             return
         with self.write() as connection:
             self._backend.before_upgrade(connection)

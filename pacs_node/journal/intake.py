@@ -16,7 +16,10 @@ from pacs_node.journal.database import Database, insert_new
 from pacs_node.journal.schema import InstanceRow, StudyRow
 from pacs_node.records import Arrival, InstanceState, StudyState
 
-_TOLD = ("sha256", "size", "calling_ae_title", "called_ae_title", "address", "transfer_syntax_uid")
+_TOLD = (
+    *("sha256", "size", "modality", "calling_ae_title", "called_ae_title", "address"),
+    "transfer_syntax_uid",
+)
 
 
 def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: float) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import structlog
 
-from pacs_node.config import Destination
+from pacs_node.config import Destination, Settings
 from pacs_node.deliver.echo import echo
-from pacs_node.errors import DeliveryError
+from pacs_node.errors import DeliveryError, JournalError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, queue
+from pacs_node.journal import audit, queue, roles
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping
 
@@ -47,6 +47,25 @@ def destinations(database: Database, named: Sequence[Destination], calling_ae_ti
             told = {"why": unreachable[name]} if name in unreachable else {}
             _alarm(database, name in unreachable, *events, destination=name, **told)
     return {"asked": len(named), "unreachable": unreachable}
+
+
+def lacking(settings: Settings, database: Database, files: FileStore) -> dict[str, str]:
+    """What keeps the node from being ready, by what it is about; empty where nothing does.
+
+    Anybody may read it: it names no address and quotes no error.
+    """
+    found = {}
+    try:
+        if not database.is_current:
+            found["journal"] = "not at the schema of this version"
+        else:
+            for role in roles.missing(roles.running(database)):
+                found[role] = "not running or not ready"
+    except JournalError:
+        found["journal"] = "cannot be read"
+    if files.free_gb() < settings.storage.min_free_gb:
+        found["disk"] = "less than `min_free_gb` is free: nothing is received"
+    return found
 
 
 class Clock:

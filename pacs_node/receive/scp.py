@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class StorageScp:
         self._settle = settle
         self._secured = secured
         self._space = _FreeSpace(files)
+        self._counts: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._server: ThreadedAssociationServer | None = None
         self._stopping = threading.Event()
 
@@ -113,6 +116,13 @@ class StorageScp:
         if self._server is None:
             raise RuntimeError("the SCP was not started")
         return int(self._server.server_address[1])
+
+    def stats(self) -> dict[str, float]:
+        """Associations accepted, rejected and open; refused C-STOREs by status, such as refused_0xA700."""
+        server = self._server
+        known = server.active_associations if server else []
+        with self._counting:
+            return {**self._counts, "associations_open": sum(one.is_established for one in known)}
 
     def start(self) -> None:
         """Listen. Raises ConfigError where the address cannot be had."""
@@ -132,6 +142,8 @@ class StorageScp:
             (evt.EVT_CONN_OPEN, _limit),
             (evt.EVT_CONN_CLOSE, _let_go),
             (evt.EVT_REQUESTED, self.on_requested),
+            (evt.EVT_ACCEPTED, lambda _: self._count("associations_accepted")),
+            (evt.EVT_REJECTED, lambda _: self._count("associations_rejected")),
             (evt.EVT_C_ECHO, self.on_echo),
             (evt.EVT_C_STORE, self.on_store),
             (evt.EVT_N_EVENT_REPORT, commitment.on_event_report, [self._settle]),
@@ -207,7 +219,12 @@ class StorageScp:
         self._arrived(spooled, header)
         return _status(SUCCESS)
 
+    def _count(self, what: str) -> None:
+        with self._counting:
+            self._counts[what] += 1
+
     def _refuse(self, request: C_STORE, sender: _Sender, status: int, comment: str) -> Dataset:
+        self._count(f"refused_0x{status:04X}")
         _log.warning(
             "store_refused",
             status=f"0x{status:04X}",

@@ -55,6 +55,16 @@ def test_no_images_no_answers(classifier: Classifier) -> None:
     assert classifier.predict([]) == []
 
 
+def test_it_counts_its_images_and_seconds(images: Images, tmp_path: Path) -> None:
+    counting = Classifier(package.load(write_package(tmp_path)), "cpu")
+    assert counting.stats() == {"inference_images": 0, "inference_seconds": 0}
+    counting.predict(images[:2])
+    counting.predict(images[:1])
+    told = counting.stats()
+    assert told["inference_images"] == 3
+    assert told["inference_seconds"] > 0
+
+
 def test_the_map_is_placed_in_the_source(classifier: Classifier, images: Images) -> None:
     manifest = package.read_manifest(MODEL)
     size = manifest.input.size
@@ -84,7 +94,10 @@ def test_cuda_where_there_is_none_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_answers_as_the_cpu(classifier: Classifier, images: Images) -> None:
-    there = Classifier(package.load(MODEL), "cuda").predict(images)
+    cuda = Classifier(package.load(MODEL), "cuda")
+    there = cuda.predict(images)
+    told = cuda.stats()
+    assert 0 < told["gpu_used_bytes"] <= told["gpu_peak_bytes"] < told["gpu_total_bytes"]
     for one, other in zip(classifier.predict(images), there, strict=True):
         assert one.probability == pytest.approx(other.probability, abs=1e-3)
 

@@ -110,6 +110,22 @@ def test_a_stored_file_is_what_was_sent_and_says_who_sent_it(
     assert meta.PrivateInformation.rstrip(b"\0") == b"127.0.0.1"
 
 
+def test_what_the_scp_counts(start: Start, wait_until: Callable[..., None]) -> None:
+    scp = start((Peer(name="pacs", ae_title="SENDER"),), min_free_gb=1e9)
+    assert scp.stats() == {"associations_open": 0}
+    ae = AE(ae_title="SENDER")
+    image = phantom.dataset(1, rows=64, columns=64)
+    ae.add_requested_context(image.SOPClassUID, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", scp.port)
+    wait_until(lambda: scp.stats() == {"associations_accepted": 1, "associations_open": 1}, 30)
+    assert association.send_c_store(image).Status == 0xA700
+    association.release()
+    ae.ae_title = "STRANGER"
+    assert ae.associate("127.0.0.1", scp.port).is_rejected
+    counted = {"associations_accepted": 1, "associations_rejected": 1, "refused_0xA700": 1}
+    wait_until(lambda: scp.stats() == counted | {"associations_open": 0}, 30)
+
+
 @pytest.mark.parametrize("option", ["-xe", "-xb", "-xi", "-xd"])
 def test_uncompressed_transfer_syntaxes(
     start: Start, files: FileStore, image: Path, tool: Callable[[str], Path], option: str
