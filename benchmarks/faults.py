@@ -1,4 +1,4 @@
-"""The fault harness at length: kill the node's processes a thousand times, then look for what was lost.
+"""The fault harness at length: a thousand kills, and stalls, then look for what was lost.
 
 Every round starts an empty node with a seed of its own, kills, lets it come to rest and checks the promise;
 see tests/fault_run.py. A violation ends the run with code 1 and names the seed: `--seed THAT --rounds 1`.
@@ -48,7 +48,8 @@ def main(
         every.append(figures)
         if not as_json:
             state = "; ".join(figures.violations[:5]) or "nothing lost, nothing twice"
-            print(f"seed {name}: {figures.kills} kills, {figures.seconds:.0f} s: {state}", flush=True)
+            done = f"{figures.kills} kills, {sum(figures.stalls.values())} stalls, {figures.amended} amended"
+            print(f"seed {name}: {done}, {figures.seconds:.0f} s: {state}", flush=True)
         if figures.violations and keep:
             print(f"see {folder}", file=sys.stderr)
         else:
@@ -69,15 +70,19 @@ def show(every: list[Figures]) -> None:
         table.add_row(name, str(sum(getattr(figures, name) for figures in every)))
     table.add_row("violations", str(sum(len(figures.violations) for figures in every)))
     points: Counter[str] = Counter()
+    stalls: Counter[str] = Counter()
     moods: Counter[str] = Counter()
     for figures in every:
         points.update(figures.by_point)
+        stalls.update(figures.stalls)
         moods.update(figures.moods)
     console = Console(width=110)
     console.print(table)
     console.print(", ".join(f"{point} {count}" for point, count in sorted(points.items())))
     every_point = {f"{when} {point}" for point in POINTS for when in ("before", "after")}
     console.print(f"points at which nothing died: {', '.join(sorted(every_point - set(points))) or 'none'}")
+    told = ", ".join(f"{point} {count}" for point, count in sorted(stalls.items()))
+    console.print(f"stalled for longer than their leases, before: {told}")
     console.print("the PACS: " + ", ".join(f"{mood} {count}" for mood, count in sorted(moods.items())))
 
 

@@ -40,6 +40,7 @@ from fault_run import come_to_rest, free_port, write_config
 from fault_senders import Senders
 
 from pacs_node.config import load
+from pacs_node.journal.database import open_database
 
 STORM_SECONDS = 60.0
 STORM = (8, 50)
@@ -155,7 +156,8 @@ def main(
     pacs, port, dice = ScriptedPacs(free_port(), seed), free_port(), random.Random(seed)
     config = write_config(folder, 0, port, database, pacs.ae_title, pacs.port)
     figures, samples, enough = Figures(seed), list[Sample](), threading.Event()
-    senders = Senders([port], images, seed, enough)
+    journal = open_database(load(config).database_url)
+    senders = Senders([port], images, seed, enough, journal)
     processes = Processes(folder, hurried=False)
     doom = Doom(processes, [config], seed)
     begin = time.monotonic()
@@ -192,6 +194,7 @@ def main(
         enough.set()
         processes.close()
         pacs.stop()
+        journal.close()
     figures.seconds = round(time.monotonic() - begin, 1)
     found = verdicts(samples)
     if as_json:

@@ -31,6 +31,8 @@ class Figures:
     seed: str
     kills: int = 0
     by_point: dict[str, int] = field(default_factory=dict)
+    stalls: dict[str, int] = field(default_factory=dict)
+    """Processes that stood still for longer than their leases and went on, by the point before which."""
     studies: int = 0
     images: int = 0
     acknowledged: int = 0
@@ -87,6 +89,7 @@ class Check:
             self._what_was_sent_is_the_stored_file,
             self._every_file_is_named,
             self._the_audit_tells_it_all,
+            self._no_work_counted_twice,
         ):
             figures.violations += [f"{check.__name__[1:]}: {what}" for what in check()]
 
@@ -170,14 +173,22 @@ class Check:
             told = [(row.event, row.sop_instance_uid, json.loads(row.details)) for row in rows]
         events = Counter((event, uid) for event, uid, _ in told)
         for row in self._instances:
-            if events["received", row.sop_instance_uid] != 1 or not events["analyzed", row.sop_instance_uid]:
-                yield f"{row.sop_instance_uid}: its arrival or analysis is not told once"
+            for event in ("received", "analyzed"):
+                if (times := events[event, row.sop_instance_uid]) != 1:
+                    yield f"{row.sop_instance_uid}: told {times} times that it was {event}"
         for row in self._results:
             if (times := events["sent", row.sop_instance_uid]) != 1:
                 yield f"{row.sop_instance_uid}: its delivery is told {times} times"
         reported = sum(event == "reported" for event, _, _ in told)
         if reported != len(self._reports):
             yield f"{reported} times reported, {len(self._reports)} reports"
+
+    def _no_work_counted_twice(self) -> Iterator[str]:
+        documents = Counter(row.report_id for row in self._results if row.role == "SR")
+        revisions = Counter((row.study_id, row.revision) for row in self._reports)
+        for row in self._reports:
+            if documents[row.id] != 1 or revisions[row.study_id, row.revision] != 1:
+                yield f"study {row.study_id}: revision {row.revision} was reported more than once"
 
 
 def _predecessors(report: Dataset) -> set[str]:

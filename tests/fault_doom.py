@@ -12,9 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from fault_node import OFTEN, POINTS, ROLES
+import psutil
+from fault_node import HELD, LEASE_SECONDS, OFTEN, POINTS, ROLES, STALLED
 
 ENTRY = Path(__file__).with_name("fault_node.py")
 
@@ -32,8 +34,8 @@ class Processes:
             [sys.executable, str(ENTRY)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, role: str, config: Path, crash: tuple[str, bool, int] | None = None) -> int:
-        """Start a role; `crash`: at which point it dies, whether after the call, and at which call."""
+    def start(self, role: str, config: Path, crash: tuple[str, str, int] | None = None) -> int:
+        """Start a role; `crash`: "before", "after" or "stalled before", the point, and at which call."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         line = json.dumps({"role": role, "config": str(config), "crash": crash, "hurried": self._hurried})
@@ -61,38 +63,60 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-class Doom:
-    """Keeps the roles running and kills them: at a point, at a moment, or all at once."""
+@dataclass
+class Life:
+    """A process, and how it is to go on."""
 
-    def __init__(self, processes: Processes, configs: Sequence[Path], seed: str) -> None:
+    pid: int
+    dies_at: float
+    stalls: str = ""
+    """Where it stops by itself, if it does; for longer than its leases."""
+    seconds: float = 0.0
+    wakes_at: float = 0.0
+
+
+class Doom:
+    """Keeps the roles running and kills them: at a point, at a moment, or all at once. Some only stall.
+
+    `crew`: the roles of each machine.
+    """
+
+    def __init__(
+        self, processes: Processes, configs: Sequence[Path], seed: str, crew: Sequence[str] = tuple(ROLES)
+    ) -> None:
         self._processes = processes
-        self._places = [(role, config) for config in configs for role in ROLES]
+        self._places = [(role, config) for config in configs for role in crew]
         self._lives = [random.Random(f"{seed} lives {number}") for number in range(len(self._places))]
-        self._decks: list[list[tuple[str, bool]]] = [[] for _ in self._places]
+        self._decks: list[list[tuple[str, str]]] = [[] for _ in self._places]
         self._together = random.Random(f"{seed} all at once")
-        self._running: dict[int, tuple[int, float]] = {}
+        self._running: dict[int, Life] = {}
         self._all_at = time.monotonic() + self._together.uniform(8, 18)
         self.kills: Counter[str] = Counter()
+        self.stalls: Counter[str] = Counter()
+        """Those that came back."""
         self.errors: list[str] = []
 
     @property
     def pids(self) -> dict[str, int]:
         """The process that does each role, of several the last one."""
-        return {self._places[number][0]: pid for number, (pid, _) in self._running.items()}
+        return {self._places[number][0]: life.pid for number, life in self._running.items()}
 
     def tend(self, deadly: bool) -> None:
         """Start what is dead, kill whose time is up; without `deadly` every process may live."""
         now = time.monotonic()
         if deadly and now > self._all_at:
-            for number in list(self._running):
-                self._kill(number, "all at once")
+            for number, life in list(self._running.items()):
+                if not life.wakes_at:
+                    self._kill(number, "all at once")
             self._all_at = now + self._together.uniform(8, 18)
         for number, (role, _) in enumerate(self._places):
-            pid, dies_at = self._running.get(number, (0, 0.0))
-            if pid and now > dies_at and is_alive(pid):
+            life = self._running.get(number)
+            if life and not is_alive(life.pid):
+                self._bury(number, role, life.pid)
+            elif life and life.stalls and psutil.Process(life.pid).status() == psutil.STATUS_STOPPED:
+                self._wake(life, now)
+            elif life and now > life.dies_at:
                 self._kill(number, f"{role} at a random moment")
-            elif pid and not is_alive(pid):
-                self._bury(number, role, pid)
             if number not in self._running:
                 self._running[number] = self._bear(number, deadly, now)
 
@@ -104,7 +128,7 @@ class Doom:
 
     def stop(self) -> None:
         """SIGTERM to all; an error is one that does not end, or not in order."""
-        pids = {pid: self._places[number][0] for number, (pid, _) in self._running.items()}
+        pids = {life.pid: self._places[number][0] for number, life in self._running.items()}
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -116,27 +140,43 @@ class Doom:
             f"{role} ended with {ends.get(pid)}" for pid, role in pids.items() if ends.get(pid) != "end"
         ]
 
-    def _bear(self, number: int, deadly: bool, now: float) -> tuple[int, float]:
+    def _bear(self, number: int, deadly: bool, now: float) -> Life:
         (role, config), chance = self._places[number], self._lives[number]
-        crash, life = None, float("inf")
-        if deadly:
-            if chance.random() < 0.75:
-                point, after = self._decks[number].pop() if self._decks[number] else self._deal(number)
-                crash = point, after, chance.choice((1, 3, 5, 8, 13) if point in OFTEN else (1, 1, 2, 3))
-            life = chance.uniform(0.5, 6) if crash is None else chance.uniform(4, 8)
-        return self._processes.start(role, config, crash), now + life
+        if not deadly:
+            return Life(self._processes.start(role, config), float("inf"))
+        fate = chance.random()
+        if role in HELD and fate < 0.5:
+            how, point = STALLED, chance.choice(HELD[role])
+        elif fate < 0.8:
+            how, point = self._decks[number].pop() if self._decks[number] else self._deal(number)
+        else:
+            return Life(self._processes.start(role, config), now + chance.uniform(0.5, 6))
+        n = chance.choice((1, 3, 5, 8, 13) if point in OFTEN else (1, 1, 2, 3))
+        life = Life(self._processes.start(role, config, (how, point, n)), now + chance.uniform(4, 8))
+        if how == STALLED:
+            life.stalls, life.seconds = point, LEASE_SECONDS * chance.uniform(1.5, 2.5)
+        return life
 
-    def _deal(self, number: int) -> tuple[str, bool]:
+    def _wake(self, life: Life, now: float) -> None:
+        """Let a process that stalled go on when its leases have run out, and live a little longer."""
+        if not life.wakes_at:
+            life.wakes_at = now + life.seconds
+        elif now > life.wakes_at:
+            os.kill(life.pid, signal.SIGCONT)
+            self.stalls[life.stalls] += 1
+            life.stalls, life.wakes_at, life.dies_at = "", 0.0, now + LEASE_SECONDS
+
+    def _deal(self, number: int) -> tuple[str, str]:
         """Begin the role's points anew, in another order; each comes once before any comes again."""
         role = self._places[number][0]
         points = [point for point, (roles, _, _) in POINTS.items() if role in roles]
-        deck = [(point, after) for point in points for after in (False, True)]
+        deck = [(how, point) for point in points for how in ("before", "after")]
         self._lives[number].shuffle(deck)
         self._decks[number] = deck
         return deck.pop()
 
     def _kill(self, number: int, how: str) -> None:
-        pid, _ = self._running.pop(number)
+        pid = self._running.pop(number).pid
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self.kills[how] += 1

@@ -2,8 +2,8 @@
 
 It imports everything once and forks a role for each line of JSON on its standard input, so that a role
 starts in hundredths of a second; the line is answered with the process's id. The model is torch-free. To die,
-a role sends itself SIGKILL before or after the n-th call of one of the functions in POINTS: the product has
-no hooks. End of file on standard input kills what still runs.
+a role sends itself SIGKILL before or after the n-th call of one of the functions in POINTS, or SIGSTOP to
+stall: the product has no hooks. End of file on standard input kills what still runs.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pacs_node.receive import admission
 from pacs_node.report import check, sc, sr
 
 LEASE_SECONDS = 2.0
+STALLED = "stalled before"
 
 POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
     "write": (("receive", "worker"), files, "_write_all"),
@@ -72,6 +73,11 @@ POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
 """Where a role can die: which roles come by, and the function, by its home and its name."""
 OFTEN = {"write", "fsync", "sync folder", "link", "examine", "unlink", "audit", "commit"}
 """Where it comes by many times for one image."""
+HELD: dict[str, tuple[str, ...]] = {
+    "worker": ("analyze", "finish instances", "build SC", "build SR", "finish report", "commit"),
+    "deliver": ("associate", "send", "finish delivery", "commit"),
+}
+"""Where a role has a claim in hand, so that one that stalls comes back to work that others took over."""
 
 ROLES: dict[str, Callable[[Settings, Any], None]] = {
     "receive": node.receive,
@@ -92,8 +98,8 @@ def hurry() -> None:
     pacs_node.worker.MAX_ATTEMPTS = 10_000
 
 
-def arm(point: str, after: bool, n: int, say: Callable[[str], None]) -> None:
-    """Kill this process before or after the n-th call of the function at this point."""
+def arm(how: str, point: str, n: int, say: Callable[[str], None]) -> None:
+    """Let this process die "before" or "after" the n-th call at this point, or stand still before it."""
     _, home, name = POINTS[point]
     real = getattr(home, name)
     calls = 0
@@ -103,16 +109,16 @@ def arm(point: str, after: bool, n: int, say: Callable[[str], None]) -> None:
         nonlocal calls
         calls += 1
         last = calls == n
-        if last and not after:
-            die(f"before {point}")
+        if last and how != "after":
+            fall()
         result = real(*args, **kwargs)
-        if last:
-            die(f"after {point}")
+        if last and how == "after":
+            fall()
         return result
 
-    def die(where: str) -> None:
-        say(where)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def fall() -> None:
+        say(f"{how} {point}")
+        os.kill(os.getpid(), signal.SIGSTOP if how == STALLED else signal.SIGKILL)
 
     setattr(home, name, doomed)
 
@@ -135,8 +141,8 @@ def run(role: str, config: Path, crash: list[Any] | None, hurried: bool) -> NoRe
         settings = load(config)
         configure_log(settings)
         if crash is not None:
-            point, after, n = crash
-            arm(point, after, n, say)
+            how, point, n = crash
+            arm(how, point, n, say)
         ROLES[role](settings, node.stop_on_signals(supervised=False))
         say("end")
     except BaseException as error:  # noqa: BLE001 - the end of a process: nobody else could say why

@@ -17,12 +17,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from fault_check import Check, Figures
 from fault_doom import Doom, Processes
+from fault_node import ROLES
 from fault_pacs import OrthancPacs, ScriptedPacs
 from fault_senders import Senders
 
 from pacs_node.config import Settings, load
 from pacs_node.files import FileStore
-from pacs_node.journal.database import Database
+from pacs_node.journal.database import Database, open_database
 from pacs_node.journal.schema import DeliveryRow, InstanceRow, StudyRow
 from pacs_node.records import DeliveryState, InstanceState, StudyState
 
@@ -56,7 +57,7 @@ def run(
     pacs: ScriptedPacs | OrthancPacs | None = None,
     told: Callable[[Figures], None] = lambda figures: None,
 ) -> Figures:
-    """Kill processes of a node until there were so many, let it come to rest, and check its promise.
+    """Kill and stall processes of a node until so many died, let it come to rest, and check its promise.
 
     Each of the `machines` has all roles and a port of its own; they share the database and the folder.
     `told` is called now and then with the figures so far.
@@ -73,15 +74,18 @@ def run(
     settings = load(configs[0])
     figures = Figures(seed)
     enough = threading.Event()
-    senders = Senders(ports, images, seed, enough)
+    journal = open_database(settings.database_url)
+    senders = Senders(ports, images, seed, enough, journal)
     processes = Processes(folder)
-    doom = Doom(processes, configs, seed)
+    # Of what can be claimed there are two everywhere: who stalls must find that the other took over.
+    crew = tuple(ROLES) if machines > 1 else (*ROLES, "worker", "deliver")
+    doom = Doom(processes, configs, seed, crew)
     weather = random.Random(f"{seed} weather")
     changes_at = begin
     pacs.start()
     senders.start()
     try:
-        while doom.kills.total() < kills:
+        while doom.kills.total() < kills or doom.stalls.total() < kills // 8:
             doom.tend(deadly=True)
             figures.kills = doom.kills.total()
             # As many as a node that keeps dying can cope with.
@@ -99,6 +103,7 @@ def run(
         enough.set()
         processes.close()
         pacs.stop()
+        journal.close()
     figures.seconds = round(time.monotonic() - begin, 1)
     return figures
 
@@ -119,6 +124,7 @@ def come_to_rest(
             time.sleep(0.1)
         doom.stop()
         figures.kills, figures.by_point = doom.kills.total(), dict(sorted(doom.kills.items()))
+        figures.stalls = dict(sorted(doom.stalls.items()))
         figures.violations += doom.errors
         figures.refused, figures.moods = dict(senders.failures), dict(pacs.moods)
         Check(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()

@@ -10,13 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import sqlalchemy as sa
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
 
 from pacs_node.demo import phantom
+from pacs_node.demo.header import derive_uid
+from pacs_node.journal.database import Database
+from pacs_node.journal.schema import ReportRow, StudyRow
 
 SUCCESS = 0x0000
 SENDERS = 3
@@ -32,6 +37,8 @@ class Image:
     sop_class: str
     sha256: str
     """Of the data set, without preamble and file meta."""
+    is_late: bool = False
+    """It comes only after a report of its study."""
     acknowledged: int = 0
 
 
@@ -43,6 +50,8 @@ class Senders:
     folder: Path
     seed: str
     enough: threading.Event
+    journal: Database
+    """Of the node: late images wait until it has a report of their study."""
     allowed: int = 4
     """How many studies may have been begun by now."""
     images: list[Image] = field(default_factory=list)
@@ -50,6 +59,8 @@ class Senders:
 
     def __post_init__(self) -> None:
         self._waiting: list[tuple[float, Image]] = []
+        self._late: list[Image] = []
+        self._looks_at = 0.0
         self._lock = threading.Lock()
         self._begun = 0
         self._dice = random.Random(f"{self.seed} studies")
@@ -74,7 +85,7 @@ class Senders:
             batch = self._take(dice)
             if batch:
                 self._send(batch, dice)
-            elif self.enough.is_set() and not self._waiting:
+            elif self.enough.is_set() and not self._waiting and not self._late:
                 return
             self.enough.wait(dice.uniform(0.02, 0.25))
 
@@ -82,6 +93,7 @@ class Senders:
         """A few images of those that wait, across studies; new studies while it is not enough."""
         now = time.monotonic()
         with self._lock:
+            self._release_late(now)
             if len(self._waiting) < 6 and self._begun < self.allowed and not self.enough.is_set():
                 self._add_study(now)
             due = [item for item in self._waiting[:10] if item[0] <= now or self.enough.is_set()]
@@ -99,17 +111,39 @@ class Senders:
             fractured=fractured,
             rows=96,
             columns=80,
-        )[: self._dice.choice((1, 2, 2))]
-        for index, view in enumerate(views):
+        )
+        another = deepcopy(views[0])
+        another.SOPInstanceUID = another.file_meta.MediaStorageSOPInstanceUID = derive_uid(
+            "another", views[0].SOPInstanceUID
+        )
+        another.InstanceNumber = 2
+        for index, view in enumerate([*views, another][: self._dice.choice((1, 2, 2, 3))]):
             path = self.folder / f"{number:05d}-{index}.dcm"
             view.save_as(path, enforce_file_format=True)
             image = Image(
                 path, view.StudyInstanceUID, view.SOPInstanceUID, view.SOPClassUID, data_sha256(path)
             )
             self.images.append(image)
-            late = self._dice.uniform(3, 8) if index and self._dice.random() < 0.3 else 0.0
             copies = 2 if self._dice.random() < 0.2 else 1
-            self._waiting += [(now + late, image)] * copies
+            comes = self._dice.choice(("at once", "soon", "late")) if index else "at once"
+            image.is_late = comes == "late"
+            if image.is_late:
+                self._late += [image] * copies
+            else:
+                # Soon: about when the others' report is made.
+                after = self._dice.uniform(0.2, 2) if comes == "soon" else 0.0
+                self._waiting += [(now + after, image)] * copies
+
+    def _release_late(self, now: float) -> None:
+        """Send the late images of the studies that have a report by now."""
+        if not self._late or now < self._looks_at:
+            return
+        self._looks_at = now + 0.2
+        query = sa.select(StudyRow.study_instance_uid).join(ReportRow, ReportRow.study_id == StudyRow.id)
+        with self.journal.read() as connection:
+            reported = set(connection.execute(query).scalars())
+        self._waiting += [(now, image) for image in self._late if image.study in reported]
+        self._late = [image for image in self._late if image.study not in reported]
 
     def _send(self, batch: list[Image], dice: random.Random) -> None:
         """One association; what is not acknowledged waits again, as a PACS does it."""

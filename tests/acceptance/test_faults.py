@@ -1,4 +1,4 @@
-"""Processes die at every point, the PACS has its moods, senders break off: nothing is lost, nothing twice.
+"""Processes die at every point or stall, the PACS has its moods, senders break off: nothing is lost or twice.
 
 `benchmarks/faults.py` is the long form; it takes the seed that a failure here names.
 """
@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def check(figures: Figures, kills: int) -> None:
     assert not figures.violations, figures
     assert figures.kills >= kills
+    assert figures.stalls
     assert figures.studies
+    assert figures.amended
     assert figures.reports >= figures.studies
 
 

@@ -169,7 +169,7 @@ def test_a_killed_receiver_registers_at_its_start_what_it_had_acknowledged(
     tmp_path: Path, new_node: Callable[..., Node], wait_until: WaitUntil
 ) -> None:
     node = new_node(tmp_path)
-    node.pids["receive"] = node.processes.start("receive", node.config, ("register", False, 1))
+    node.pids["receive"] = node.processes.start("receive", node.config, ("before", "register", 1))
     wait_until(node._answers, 30)
     node.send(range(1, 2))
     wait_until(lambda: not is_alive(node.pids["receive"]), 30)
