@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class StudyAnswer:
     text: str
     """For people: the report, and where the files lie; or why there is none."""
     failed: bool
+    files: int = 1
+    """How many files it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ def analyze_files(
             else:
                 studies.setdefault(arrival.study_instance_uid, []).append(_Input(path, arrival))
         for inputs in studies.values():
-            yield _analyze_study(inputs, files, settings, classifier, node, out)
+            answer = _analyze_study(inputs, files, settings, classifier, node, out)
+            yield replace(answer, files=len(inputs))
 
 
 def _take(path: Path, files: FileStore, settings: Settings, node: NodeIdentity) -> Arrival:

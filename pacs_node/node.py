@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydicom.dataset import FileDataset
+from structlog.contextvars import bind_contextvars
 
 from pacs_node import tls
 from pacs_node.config import Destination, Settings
@@ -85,7 +86,7 @@ class Heartbeat:
         """Say that the role does its work now, and at which address."""
         self._role = replace(self._role, ready=True, address=address)
         self._beat()
-        _log.info("ready", role=self._role.role, address=address)
+        _log.info("ready", address=address)
 
     @contextmanager
     def hold(self, token: str) -> Iterator[None]:
@@ -113,13 +114,18 @@ class Heartbeat:
 
 @contextmanager
 def surviving(what: str) -> Iterator[None]:
-    """The edge of a loop that must survive: an error is logged and the loop goes on."""
+    """The edge of a loop that must survive: an error is logged and the loop goes on.
+
+    What was bound to the log since, such as the study that is worked on, is let go of.
+    """
     try:
         yield
     except PacsNodeError as error:
         _log.error("loop_error", loop=what, error=str(error))
     except Exception:  # noqa: BLE001 - that is what this edge is for
         _log.exception("loop_error", loop=what)
+    finally:
+        structlog.contextvars.clear_contextvars()
 
 
 def receive(settings: Settings, stop: threading.Event) -> None:
@@ -202,6 +208,8 @@ def _take_in(
                 audit.append(connection, database.clock(), "unreadable", sha256=item.sha256, why=str(error))
     if arrivals:
         intake.register(database, arrivals, settings.study.quiet_seconds)
+        for study, count in Counter(one.study_instance_uid for one in arrivals).items():
+            _log.info("received", study_instance_uid=study, objects=count)
     files.forget(registered)
     if not spooled:
         # Headers that came later than the intake found their files.
@@ -243,6 +251,7 @@ def deliver(settings: Settings, stop: threading.Event) -> None:
             claim = deliveries.claim_deliveries(database, destination.name, sender.BATCH)
             if claim is None:
                 return False
+            bind_contextvars(study_instance_uid=claim.items[0].study_instance_uid)
             with heartbeat.hold(claim.token):
                 reached = sender.send(database, files, destination, node.ae_title, claim)
             if reached:

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from structlog.contextvars import bind_contextvars
 
 from pacs_node import pipeline
 from pacs_node.config import Settings
@@ -90,7 +91,10 @@ class Worker:
             try:
                 analyses = self._analyze_instances(todo)
             except Exception as error:  # noqa: BLE001 - one image must not end the worker; it comes back alone
-                _log.exception("analysis_error", instances=[instance.id for instance in todo])
+                uids = sorted({instance.study_instance_uid for instance in todo})
+                _log.exception(
+                    "analysis_error", study_instance_uid=uids, instances=[instance.id for instance in todo]
+                )
                 instances.postpone_instances(
                     self._database, claim, RETRY_SECONDS, _why(error), counts=not _is_disk(error)
                 )
@@ -101,6 +105,7 @@ class Worker:
         for analysis in analyses + hopeless:
             _log.info(
                 "analyzed",
+                study_instance_uid=analysis.instance.study_instance_uid,
                 sop_instance_uid=analysis.instance.sop_instance_uid,
                 probability=analysis.finding.probability if analysis.finding else None,
                 failure=analysis.failure,
@@ -133,6 +138,7 @@ class Worker:
         if claim is None:
             return False
         (study,) = claim.items
+        bind_contextvars(study_instance_uid=study.study_instance_uid)
         with self._leases.hold(claim.token):
             if study.attempts > MAX_ATTEMPTS:
                 self._give_up(claim.token, study, _given_up(study.reason))
@@ -140,7 +146,7 @@ class Worker:
             try:
                 self._report_study(claim.token, study)
             except Exception as error:  # noqa: BLE001 - one study must not end the worker
-                _log.exception("report_error", study_instance_uid=study.study_instance_uid)
+                _log.exception("report_error")
                 counts = not _is_disk(error)
                 if study.attempts < MAX_ATTEMPTS or not counts:
                     studies.postpone_study(self._database, claim, RETRY_SECONDS, _why(error), counts=counts)
@@ -155,7 +161,7 @@ class Worker:
                 self._report_study(token, study, why)
                 return
             except Exception:  # noqa: BLE001 - one study must not end the worker
-                _log.exception("failure_report_error", study_instance_uid=study.study_instance_uid)
+                _log.exception("failure_report_error")
         self._close(token, study, StudyState.FAILED, why, "report_failed")
 
     def _report_study(self, token: str, study: Study, failure: str | None = None) -> None:
@@ -223,7 +229,7 @@ class Worker:
         senders = {instance.calling_ae_title for instance in relevant}
         routes = self._settings.routes(senders, made.outcome, deliveries.informed(self._database, study))
         if studies.finish_report(self._database, token, study, report, routes):
-            _log.info("reported", study_instance_uid=study.study_instance_uid, outcome=str(made.outcome))
+            _log.info("reported", outcome=str(made.outcome))
 
     def _is_to_be_silent(
         self, reason: str, failure: str | None, previous: tuple[str, Outcome, Predecessor] | None
@@ -240,7 +246,7 @@ class Worker:
 
     def _close(self, token: str, study: Study, state: StudyState, reason: str | None, event: str) -> None:
         studies.close_study(self._database, token, study, state, reason, event)
-        _log.info(event, study_instance_uid=study.study_instance_uid, reason=reason)
+        _log.info(event, reason=reason)
 
     def _images(self, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> Iterator[ImageResult]:
         for instance in relevant:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 
@@ -14,6 +17,7 @@ from pacs_node import __version__
 from pacs_node.cli import (
     analyze,
     configure,
+    database,
     demo,
     evaluate,
     feedback,
@@ -37,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
+db = typer.Typer(help="The journal's database.", no_args_is_help=True)
 audit = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 labels = typer.Typer(help="Labels that come back: record, list and export them.", no_args_is_help=True)
 accounts = typer.Typer(help="Who may log in to the web page.", no_args_is_help=True)
@@ -72,9 +77,11 @@ USERS: tuple[Callable[..., None], ...] = (users.set_, users.list_, users.remove)
 for verb in VERBS:
     app.command(epilog=EXIT_CODES)(verb)
 for verb in ROLES:
-    app.command(epilog=EXIT_CODES, rich_help_panel="Roles (serve starts them)")(verb)
+    example = f"Example: pacs-node --config /etc/pacs-node/config.toml {verb.__name__}"
+    app.command(epilog=f"{example}. {EXIT_CODES}", rich_help_panel="Roles (serve starts them)")(verb)
 for verb in CONFIG:
     config.command(epilog=EXIT_CODES)(verb)
+db.command(epilog=EXIT_CODES)(database.migrate)
 for verb in AUDIT:
     audit.command(epilog=EXIT_CODES)(verb)
 for verb in FEEDBACK:
@@ -83,6 +90,7 @@ for verb in USERS:
     accounts.command(verb.__name__.rstrip("_"), epilog=EXIT_CODES)(verb)
 app.add_typer(accounts, name="users")
 app.add_typer(config, name="config")
+app.add_typer(db, name="db")
 app.add_typer(audit, name="audit")
 app.add_typer(labels, name="feedback")
 
@@ -106,15 +114,41 @@ def root(
 ) -> None:
     """Runs before every command."""
     default = Path("config.toml")
-    context.obj = Context(config or (default if default.is_file() else None), debug)
+    context.obj = Context(
+        config or (default if default.is_file() else None), debug, context.invoked_subcommand or ""
+    )
 
 
 def main() -> None:
-    """Run the command line; errors of ours are one line on standard error, without a traceback."""
+    """Run the command line; an error is one line on standard error, with a traceback only for --debug."""
     try:
-        app()
-    except PacsNodeError as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads us, such as `head`, has seen enough; the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        _tell(error)
         sys.exit(2 if isinstance(error, ConfigError | ModelError) else 1)
+
+
+def _tell(error: Exception) -> None:
+    """Ours with its words, any other by its kind and place, since it may quote the data; roles log it."""
+    is_ours = isinstance(error, PacsNodeError)
+    if "--supervised" in sys.argv and structlog.is_configured():
+        log = structlog.get_logger(__name__)
+        log.error("role_failed", error=str(error)) if is_ours else log.exception("role_failed")
+        return
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "pacs_node" in frame.filename]
+    place = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else ""
+    unexpected = f"unexpected {type(error).__name__}{place}; `pacs-node --debug ...` shows where it came from"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"error: {error if is_ours else unexpected}", markup=False
+    )

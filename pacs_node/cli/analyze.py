@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pacs_node.cli.context import of
+from pacs_node.cli.context import of, progress, working
 
 
 def analyze(
@@ -24,18 +24,20 @@ def analyze(
 
     Example: pacs-node analyze wrist-pa.dcm wrist-lat.dcm --out results
     """
-    from pacs_node.filemode import analyze_files
-    from pacs_node.node import served_classifier
+    with working("starting"):
+        from pacs_node.filemode import analyze_files
+        from pacs_node.node import served_classifier
 
     settings = of(context).settings()
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    with console.status("loading the model"):
+    with working("loading the model"):
         classifier = served_classifier(settings)
-    files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))})
+    found = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))})
+    files = [file for file in found if file.is_file()]
     failed = False
-    with console.status(f"analyzing {len(files)} files"):
-        for study in analyze_files([file for file in files if file.is_file()], settings, classifier, out):
-            failed = failed or study.failed
-            console.print(study.text)
+    answers = analyze_files(files, settings, classifier, out)
+    for study in progress(answers, "analyzing", len(files), lambda study: study.files):
+        failed = failed or study.failed
+        console.print(study.text)
     if failed:
         raise typer.Exit(1)

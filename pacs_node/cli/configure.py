@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
 
 import typer
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
-from pacs_node.cli.context import of, print_json
-from pacs_node.config import Settings
+from pacs_node.cli.context import of, print_json, working
+from pacs_node.config import AETitle, Node, Port, Settings, Storage
 from pacs_node.errors import ConfigError
 
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -30,65 +33,169 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("config.toml"),
+    ae_title: Annotated[str | None, typer.Option(metavar="AE", help="Our AE title.")] = None,
+    port: Annotated[int | None, typer.Option(help="Our DICOM port.")] = None,
+    pacs_ae_title: Annotated[
+        str | None, typer.Option(metavar="AE", help="The PACS's AE title: it may send, and gets the results.")
+    ] = None,
+    pacs_host: Annotated[str | None, typer.Option(metavar="HOST", help="Its host name or address.")] = None,
+    pacs_port: Annotated[int | None, typer.Option(help="Its DICOM port.")] = None,
+    retention_days: Annotated[
+        int | None, typer.Option(help="Delete studies so many days after their delivery; 0 = never.")
+    ] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Ask nothing.")] = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default.
 
-    Example: pacs-node config init config.toml
+    On a terminal it asks for what the options do not say.
+
+    Example: pacs-node config init --pacs-ae-title ORTHANC --pacs-host 10.0.0.5 --pacs-port 4242
     """
     if path.exists():
         raise ConfigError(f"{path}: exists already; name another path or remove it first")
-    path.write_text(document(), encoding="utf-8")
-    Console(highlight=False, markup=False).print(
-        f"{path} written; set [[peers]] and [[destinations]] to your PACS"
+    ask = _ask if not defaults and sys.stdin.isatty() and sys.stdout.isatty() else _take
+    answers: dict[str, dict[str, Any]] = {"node": {}, "storage": {}}
+    answers["node"]["ae_title"] = ask("Our AE title", ae_title, Node, "ae_title", "PACSNODE")
+    answers["node"]["port"] = ask("Our DICOM port", port, Node, "port", 11112)
+    title = ask("The PACS's AE title (empty: not yet known)", pacs_ae_title, _Pacs, "pacs_ae_title", "")
+    if title:
+        host = ask("Its host name or address", pacs_host, _Pacs, "pacs_host", None)
+        if host is None:
+            raise ConfigError("--pacs-ae-title needs --pacs-host")
+        where = {"name": "pacs", "ae_title": title, "host": host}
+        answers["peers"] = {**where, "reply_to": ["pacs"]}
+        its_port = ask("Its DICOM port", pacs_port, _Pacs, "pacs_port", 104)
+        answers["destinations"] = {**where, "kind": "dimse", "port": its_port}
+    elif pacs_host or pacs_port:
+        raise ConfigError("--pacs-host and --pacs-port need --pacs-ae-title")
+    answers["storage"]["retention_days"] = ask(
+        "Delete studies how many days after their delivery (0: never)",
+        retention_days,
+        Storage,
+        "retention_days",
+        0,
     )
+    path.write_text(document(answers), encoding="utf-8")
+    then = (
+        "see what it means: `pacs-node config check`"
+        if title
+        else "set [[peers]] and [[destinations]] to your PACS"
+    )
+    Console(highlight=False, markup=False).print(f"{path} written; {then}")
 
 
-def check(context: typer.Context) -> None:
-    """Check the configuration and the model package that it names."""
-    from pacs_node.analyze import package
+class _Pacs(BaseModel):
+    """What is asked about the PACS."""
+
+    pacs_ae_title: AETitle | Literal[""] = ""
+    pacs_host: Annotated[str, Field(pattern=r"^\S+$")] = ""
+    pacs_port: Port = 0
+
+
+def _take(_question: str, given: Any, section: type[BaseModel], key: str, default: Any) -> Any:
+    """What an option says, or the default. Raises ConfigError where it cannot be."""
+    if given is None:
+        return default
+    try:
+        return getattr(section.model_validate({key: given}), key)
+    except ValidationError as error:
+        raise ConfigError(
+            f"--{key.replace('_', '-')}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from None
+
+
+def _ask(question: str, given: Any, section: type[BaseModel], key: str, default: Any) -> Any:
+    """The same, or else what the user answers, who is asked again until it can be."""
+
+    def judged(answer: str) -> Any:
+        try:
+            return _take(question, answer, section, key, default)
+        except ConfigError as error:
+            raise typer.BadParameter(str(error).partition(": ")[2]) from None
+
+    if given is not None:
+        return _take(question, given, section, key, default)
+    return typer.prompt(question, default=default, value_proc=judged, show_default=default != "")
+
+
+def check(
+    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Check the configuration and the model package that it names, and say in plain words what it does.
+
+    Example: pacs-node config check
+    """
+    from pacs_node.cli.explain import explain
     from pacs_node.journal.database import Database
     from pacs_node.operate import housekeeping
 
     settings = of(context).settings()
-    package.load(settings.model.path)
+    with working("checking the model"):
+        from pacs_node.analyze import package
+
+        package.load(settings.model.path)
     for name, cron in settings.schedule:
         housekeeping.trigger(name, cron)
+    told = [
+        ("configuration", str(of(context).config or "defaults")),
+        *explain(settings),
+        ("journal", Database(settings.database_url).name),
+        ("model", str(settings.model.path)),
+    ]
+    if json:
+        print_json(
+            {"explained": [f"{topic}: {said}" for topic, said in told], "warnings": _warnings(settings)}
+        )
+        return
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"configuration: {of(context).config or 'defaults'}")
-    console.print(f"listens as {settings.node.ae_title} on {settings.node.host}:{settings.node.port}")
-    console.print(f"journal: {Database(settings.database_url).name}")
-    console.print(f"model: {settings.model.path}")
+    for topic, said in told:
+        console.print(f"{topic}: {said}")
+    for warning in _warnings(settings):
+        console.print(f"warning: {warning}")
+
+
+def _warnings(settings: Settings) -> list[str]:
+    warnings = []
     if not settings.peers:
-        console.print("warning: no [[peers]]: anyone may send")
+        warnings.append("no [[peers]]: anyone may send")
     if not settings.destinations:
-        console.print("warning: no [[destinations]]: results are made and kept, but sent nowhere")
+        warnings.append("no [[destinations]]: results are made and kept, but sent nowhere")
     peers = {peer.ae_title for peer in settings.peers}
     for one in settings.destinations:
         if peers and one.commitment and one.commitment.ae_title not in peers:
             refused = f"{one.commitment.ae_title} may not answer: it is not among the [[peers]]"
-            console.print(f"warning: destinations.{one.name}.commitment: {refused}")
+            warnings.append(f"destinations.{one.name}.commitment: {refused}")
+    return warnings
 
 
 def show(context: typer.Context) -> None:
-    """Print the settings in force, as JSON: the file, the environment and the defaults together."""
+    """Print the settings in force, as JSON: the file, the environment and the defaults together.
+
+    Example: pacs-node config show
+    """
     print_json(of(context).settings().model_dump(mode="json"))
 
 
-def document() -> str:
-    """The documented configuration file: every key with its default; optional tables are commented out."""
+def document(answers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
+    """The documented configuration file: every key with its default, or what `answers` says for its table.
+
+    Tables of which there may be several are commented out unless there is an answer for them.
+    """
     lines = ["# Configuration of pacs-node. Relative paths are relative to this file.", ""]
     for name, field in Settings.model_fields.items():
-        model = _model_of(field)
+        model, answer = _model_of(field), answers.get(name, {})
         if name in _EXAMPLES:
-            lines += [f"# {model.__doc__}", f"# [[{name}]]"]
+            lines += [f"# {model.__doc__}", f"{'' if answer else '# '}[[{name}]]"]
+            shown = answer or _EXAMPLES[name]
             lines += [
-                f"# {key} = {_toml(_EXAMPLES[name].get(key, item.default))}  # {item.description}"
+                ("" if key in answer else "# ")
+                + f"{key} = {_toml(shown.get(key, item.default))}  # {item.description}"
                 for key, item in model.model_fields.items()
-                if item.default is not None or key in _EXAMPLES[name]
+                if item.default is not None or key in shown
             ]
             lines.append("")
         else:
-            lines += _table(name, model)
+            lines += _table(name, model, answer)
     return "\n".join(lines)
 
 
@@ -112,15 +219,15 @@ def _rows(section: str, model: type[BaseModel]) -> list[str]:
     return rows
 
 
-def _table(name: str, model: type[BaseModel]) -> list[str]:
+def _table(name: str, model: type[BaseModel], answer: Mapping[str, Any]) -> list[str]:
     lines, inner = [f"# {model.__doc__}", f"[{name}]"], []
     for key, field in model.model_fields.items():
         if _is_model(field):
-            inner += _table(f"{name}.{key}", _model_of(field))
+            inner += _table(f"{name}.{key}", _model_of(field), {})
         elif field.default is None:
             lines.append(f"# {key} = {_toml((field.examples or [''])[0])}  # {field.description}")
         else:
-            lines.append(f"{key} = {_toml(field.default)}  # {field.description}")
+            lines.append(f"{key} = {_toml(answer.get(key, field.default))}  # {field.description}")
     return [*lines, "", *inner]
 
 

@@ -7,15 +7,19 @@ import logging
 import os
 import pwd
 import sys
+import time
 import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -25,18 +29,24 @@ from pacs_node.errors import JournalError
 if TYPE_CHECKING:
     from pacs_node.journal.database import Database
 
+T = TypeVar("T")
+
+PROGRESS_SECONDS = 1.0
+"""What takes longer shows how far it is."""
+
 
 @dataclass(frozen=True)
 class Context:
-    """The global options."""
+    """The global options, and which command it is."""
 
     config: Path | None
     debug: bool
+    command: str = ""
 
     def settings(self) -> Settings:
         """The settings; also sets up the log, which they configure. Raises ConfigError."""
         settings = load(self.config)
-        configure_log(settings)
+        configure_log(settings, self.command)
         return settings
 
     def database(self) -> Database:
@@ -63,8 +73,8 @@ def of(context: typer.Context) -> Context:
     return found
 
 
-def configure_log(settings: Settings) -> None:
-    """Log to standard error at the level and in the format of the settings.
+def configure_log(settings: Settings, role: str = "") -> None:
+    """Log to standard error at the level and in the format of the settings; each line names role and pid.
 
     pydicom and pynetdicom quote values of the data set in what they log and warn about; patients' data must
     not get into the log, so they speak only at the debug level.
@@ -78,11 +88,19 @@ def configure_log(settings: Settings) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
     )
+
+    def of_process(
+        _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        # Not a context variable: threads begin with none.
+        return {**event, "role": role, "pid": os.getpid()}
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            of_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if level == logging.DEBUG else _where_only,
@@ -113,6 +131,9 @@ def print_json(data: Any) -> None:
 def print_table(rows: list[dict[str, Any]], columns: dict[str, str], empty: str) -> None:
     """Print rows as a table for people; `columns` maps keys to headings."""
     console = Console()
+    if not console.is_terminal:
+        # For grep and the like, a row is a line.
+        console.width = 1000
     if not rows:
         console.print(empty)
         return
@@ -131,6 +152,34 @@ def shown(key: str, value: Any) -> str:
     if key.endswith("_at") and isinstance(value, float):
         return datetime.fromtimestamp(value, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return str(value)
+
+
+def progress(
+    items: Iterable[T], what: str, total: int | None = None, weight: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """The same items, with a progress bar on standard error once they take longer than a moment.
+
+    `weight` is how much of `total` an item is.
+    """
+    shown, done = time.monotonic(), 0
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total)
+    try:
+        for item in items:
+            done += weight(item)
+            # Seldom: there may be millions.
+            if time.monotonic() - shown > PROGRESS_SECONDS:
+                bar.start()
+                bar.update(task, completed=done)
+                shown += PROGRESS_SECONDS / 4
+            yield item
+    finally:
+        bar.stop()
+
+
+def working(what: str) -> AbstractContextManager[object]:
+    """Say on a terminal what takes its time, until it is done."""
+    return Console(stderr=True).status(what)
 
 
 def who() -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pacs_node.cli.context import of, print_json, print_table
+from pacs_node.cli.context import of, print_json, print_table, working
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -107,9 +107,10 @@ def validate(context: typer.Context, json: Json = False) -> None:
 
     Example: pacs-node validate
     """
-    from pacs_node.operate import validation
+    with working("comparing"):
+        from pacs_node.operate import validation
 
-    found = validation.run(of(context).database(), of(context).settings().validation)
+        found = validation.run(of(context).database(), of(context).settings().validation)
     if json:
         print_json(asdict(found))
     else:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pacs_node.cli.context import of, print_json, print_table, shown
+from pacs_node.cli import complete
+from pacs_node.cli.context import of, print_json, print_table, progress, shown
 from pacs_node.errors import PacsNodeError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-StudyUid = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")]
+StudyUid = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Study Instance UID.", autocompletion=complete.studies)
+]
 
 _CHECKS = ("echo", "disk")
 """The jobs of the calendar whose last answer `status` tells."""
 
 
 def status(context: typer.Context, json: Json = False) -> None:
-    """Show the running processes and the queues; fails unless every role is running and ready."""
+    """Show the running processes and the queues; fails unless every role is running and ready.
+
+    Example: pacs-node status --json
+    """
     from pacs_node.journal import audit, quarantine, roles, views
 
     database = of(context).database()
@@ -57,7 +64,10 @@ def studies(
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
     json: Json = False,
 ) -> None:
-    """List the studies that were received."""
+    """List the studies that were received.
+
+    Example: pacs-node studies --limit 20
+    """
     from pacs_node.journal import views
 
     rows = views.studies(of(context).database(), limit)
@@ -77,7 +87,10 @@ def studies(
 
 
 def show(context: typer.Context, study: StudyUid, json: Json = False) -> None:
-    """Show one study: its images, results and deliveries, and its whole audit trail."""
+    """Show one study: its images, results and deliveries, and its whole audit trail.
+
+    Example: pacs-node show 1.2.840.113619.2.5.1
+    """
     from pacs_node.journal import audit, views
 
     database = of(context).database()
@@ -117,22 +130,37 @@ def event_line(event: dict[str, Any]) -> str:
     return f"{event['seq']:>6}  {shown('_at', event['at'])}  {event['event']:<18} {details}"
 
 
-def verify(context: typer.Context) -> None:
-    """Check the hash chain of the audit log; fails where an event was altered or is missing."""
-    from pacs_node.journal.audit import verify as verify_chain
+def verify(context: typer.Context, json: Json = False) -> None:
+    """Check the hash chain of the audit log; fails where an event was altered or is missing.
 
-    count, problem = verify_chain(of(context).database())
+    Example: pacs-node audit verify
+    """
+    from pacs_node.journal import audit
+
+    database = of(context).database()
+    total = audit.size(database)
+    count, problem = audit.verify(database, partial(progress, what="verifying", total=total))
+    if json:
+        print_json({"events": count, "problem": problem})
+        raise typer.Exit(1 if problem else 0)
     if problem:
         raise PacsNodeError(f"audit log: {problem}")
     Console(highlight=False, markup=False).print(f"audit log: {count} events, the chain is whole")
 
 
 def export(context: typer.Context) -> None:
-    """Print the audit log as JSON lines, oldest first, with its hashes."""
+    """Print the audit log as JSON lines, oldest first, with its hashes.
+
+    Example: pacs-node audit export > audit.jsonl
+    """
     import json as codec
     import sys
 
     from pacs_node.journal import audit
 
-    for event in audit.events(of(context).database()):
+    database = of(context).database()
+    events = audit.events(database)
+    if not sys.stdout.isatty():
+        events = progress(events, "exporting", audit.size(database))
+    for event in events:
         sys.stdout.write(codec.dumps(asdict(event), ensure_ascii=False) + "\n")

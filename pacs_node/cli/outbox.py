@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
-from pacs_node.cli.context import of, print_json, print_table, who
+from pacs_node.cli import complete
+from pacs_node.cli.context import of, print_json, print_table, progress, who
 from pacs_node.errors import ConfigError, PacsNodeError
 
 if TYPE_CHECKING:
@@ -20,14 +18,13 @@ if TYPE_CHECKING:
     from pacs_node.records import SendOutcome
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-T = TypeVar("T")
-
-PROGRESS_SECONDS = 1.0
 
 
 def retry(
     context: typer.Context,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Study Instance UID.", autocompletion=complete.studies)
+    ],
     new: Annotated[
         bool,
         typer.Option("--new", help="Report it again in new objects with new UIDs, as an amended report."),
@@ -108,7 +105,14 @@ def send(
     paths: Annotated[
         list[Path], typer.Argument(exists=True, metavar="PATH...", help="DICOM files, or folders of them.")
     ],
-    to: Annotated[str, typer.Option(metavar="DESTINATION", help="Name of a configured destination.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="DESTINATION",
+            help="Name of a configured destination.",
+            autocompletion=complete.destinations,
+        ),
+    ],
     json: Json = False,
 ) -> None:
     """Send DICOM files as they are to a destination; fails where one was not taken.
@@ -131,7 +135,7 @@ def send(
     database = of(context).database() if Database(settings.database_url).exists else None
     rows: list[dict[str, Any]] = []
     with closing(sender.send_files(destination, settings.node.ae_title, files)) as answers:
-        for path, outcome in _progress(answers, f"sending to {to}", len(files)):
+        for path, outcome in progress(answers, f"sending to {to}", len(files)):
             sent = sender.judge(outcome, 1) == DeliveryState.SENT
             told = {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
             rows.append(told)
@@ -161,18 +165,3 @@ def _audit(database: Database, path: Path, destination: str, outcome: SendOutcom
 
 def _status(status: int | None) -> str:
     return "" if status is None else f"0x{status:04X}"
-
-
-def _progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """The same items, with a progress bar on standard error once they take longer than a moment."""
-    start = time.monotonic()
-    progress = Progress(console=Console(stderr=True), transient=True)
-    task = progress.add_task(what, total=total)
-    try:
-        for item in items:
-            progress.advance(task)
-            if time.monotonic() - start > PROGRESS_SECONDS:
-                progress.start()
-            yield item
-    finally:
-        progress.stop()

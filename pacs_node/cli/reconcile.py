@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pacs_node.cli.context import of, print_json, print_table, who
+from pacs_node.cli import complete
+from pacs_node.cli.context import of, print_json, print_table, progress, who
 from pacs_node.errors import ConfigError
 
 
@@ -23,7 +25,12 @@ def reconcile(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day, instead of today.")
     ] = None,
     destination: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Ask this destination only; else all with a query AE.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Ask this destination only; else all with a query AE.",
+            autocompletion=complete.destinations,
+        ),
     ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Send missing results again, and have missing images sent to us.")
@@ -49,7 +56,10 @@ def reconcile(
     if not asked:
         names = ", ".join(one.name for one in settings.destinations if one.query_address) or "none"
         raise ConfigError(f"--destination: no such destination with an AE to query; there are: {names}")
-    gaps = compare(settings, of(context).database(), asked, first, last, who(), fix)
+    database = of(context).database()
+    gaps = compare(
+        settings, database, asked, first, last, who(), fix, partial(progress, what="asking for studies")
+    )
     if json:
         print_json([asdict(gap) for gap in gaps])
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pacs_node.cli.context import print_json, print_table
+from pacs_node.cli.context import print_json, print_table, working
 from pacs_node.errors import InputError
 
 
@@ -40,6 +40,9 @@ def train(
         list[str] | None,
         typer.Option(help="Another run whose best weights join the package; may be repeated."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --check: print what was found as JSON.")
+    ] = False,
     publish_only: Annotated[
         bool, typer.Option("--publish-only", help="Train nothing: publish the run's best weights.")
     ] = False,
@@ -59,12 +62,14 @@ def train(
     from pacs_node.training import recipe as recipes
     from pacs_node.training.train import train as run_training
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=as_json)
     chosen = recipes.load(recipe)
     samples = dataset.load(data, labels=labels, positive=positive)
     if not publish_only:
         report = doctor.examine(samples, console)
         report.show(console)
+        if as_json:
+            print_json(report.as_dict())
         if check:
             raise typer.Exit(1 if report.leaks else 0)
         if report.leaks and not (mend or allow_leaks):
@@ -101,7 +106,9 @@ def models(
     import json
 
     from pacs_node import __file__ as here
-    from pacs_node.analyze import package
+
+    with working("reading the packages"):
+        from pacs_node.analyze import package
 
     inside = Path(here).parent / "models"
     folder = folder or (inside if inside.is_dir() else Path(here).parent.parent / "models")

@@ -10,6 +10,7 @@ import uuid
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import build_context, evt
+from structlog.contextvars import bind_contextvars
 
 from pacs_node.config import Destination
 from pacs_node.deliver import dimse, query, sender
@@ -46,11 +47,14 @@ def step(
     late = commitments.overdue(database, destination.name)
     for transaction in late:
         if not stop.is_set():
+            bind_contextvars(study_instance_uid=transaction.study_instance_uid)
             _look(database, destination, calling_ae_title, transaction)
     uid = f"2.25.{uuid.uuid4().int}"
     begun = commitments.begin(database, destination.name, uid, answer_seconds)
     if begun is None:
         return bool(late)
+    bind_contextvars(study_instance_uid=begun.study_instance_uid)
+    _log.info("commitment_requested", transaction_uid=uid)
     try:
         _request(database, destination, calling_ae_title, begun, stop, wait_seconds)
     except DeliveryError as error:

@@ -127,11 +127,13 @@ def _record(
     log(
         "delivery",
         state=str(state),
+        study_instance_uid=delivery.study_instance_uid,
         destination=delivery.destination,
-        role=delivery.role,
+        result=delivery.role,
         sop_instance_uid=delivery.sop_instance_uid,
         status=outcome.status,
-        comment=comment,
+        # The words of a PACS may quote the data set: they stay in the journal.
+        comment=comment if outcome.status is None else None,
         attempt=delivery.attempts,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,18 +112,27 @@ def last(database: Database, prefix: str) -> AuditEvent | None:
     return None if row is None else _event(row)
 
 
-def verify(database: Database) -> tuple[int, str | None]:
+def size(database: Database) -> int:
+    """How many events there are, by the head of the log."""
+    with database.read() as connection:
+        return connection.execute(sa.select(AuditHeadRow.seq)).scalar_one_or_none() or 0
+
+
+def verify(
+    database: Database, watch: Callable[[Iterable[sa.RowMapping]], Iterable[sa.RowMapping]] = iter
+) -> tuple[int, str | None]:
     """Check the chain: how many events there are, and what is wrong with the first bad one (None: nothing).
 
     It shows an altered, inserted or missing event, and a log cut off at its end or written behind our back.
-    Who can rewrite the whole log and its head is caught only by an exported copy of an earlier hash.
+    Who can rewrite the whole log and its head is caught only by an exported copy of an earlier hash. `watch`
+    gets the events, to pass them on, for whoever shows how far it is.
     """
     count, previous = 0, FIRST
     query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
     with database.read() as connection:
         head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
         with connection.execute(query, execution_options={"yield_per": _PAGE}) as rows:
-            for row in rows.mappings():
+            for row in watch(rows.mappings()):
                 values = {key: row[key] for key in row if key != "hash"}
                 count += 1
                 if row["seq"] != count:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from pacs_node.journal.database import Database
-from pacs_node.journal.schema import AuditHeadRow, AuditRow, DeliveryRow, InstanceRow, ResultRow, StudyRow
+from pacs_node.journal.schema import AuditRow, DeliveryRow, InstanceRow, ResultRow, StudyRow
 from pacs_node.records import AuditEvent, DeliveryState, InstanceState, StudyState
 
 _PAGE = 1000
@@ -37,12 +37,6 @@ class Queues(NamedTuple):
     """Of "instances" and "studies", those that wait for a worker: since when the oldest is due."""
     outbox: dict[str, float]
     """By destination: when the oldest result was made that it has not got yet."""
-
-
-def head(database: Database) -> int:
-    """The number of the newest audit event; 0 where there is none."""
-    with database.read() as connection:
-        return connection.execute(sa.select(AuditHeadRow.seq)).scalar_one_or_none() or 0
 
 
 def newest(database: Database, until: int, names: Collection[str]) -> Iterator[AuditEvent]:

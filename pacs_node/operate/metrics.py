@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from pacs_node import __version__
 from pacs_node.config import Schedule, Settings
 from pacs_node.files import FileStore
-from pacs_node.journal import measures, quarantine, roles
+from pacs_node.journal import audit, measures, quarantine, roles
 from pacs_node.journal.database import Database
 from pacs_node.operate import checks
 from pacs_node.operate.validation import Verdict
@@ -120,7 +120,7 @@ class Metrics(Collector):
         """Count what happened since the last scrape."""
         is_first = self._seq is None
         if self._seq is None:
-            seq = measures.head(self._database)
+            seq = audit.size(self._database)
             verdicts = [f"validation_{verdict}" for verdict in Verdict]
             names = [*(f"calendar_{job}" for job in JOBS), *verdicts]
             self._newest = {one.event: one for one in measures.newest(self._database, seq, names)}

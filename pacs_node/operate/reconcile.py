@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
@@ -35,11 +35,13 @@ def reconcile(
     until: date,
     who: str,
     fix: bool = False,
+    watch: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> list[Gap]:
     """All gaps of the studies dated, or received, from `since` to `until`, both included, in local time.
 
     With `fix`, results that are missing are sent again, the same bytes, and images that are missing are asked
-    for by C-MOVE to our own AE title. A PACS that does not answer is a gap, too.
+    for by C-MOVE to our own AE title. A PACS that does not answer is a gap, too. `watch` gets the studies to
+    compare, to pass them on, for whoever shows how far it is.
     """
     start, end = (
         datetime.combine(day, time()).astimezone().timestamp() for day in (since, until + timedelta(days=1))
@@ -54,7 +56,7 @@ def reconcile(
                 studies |= of_time
                 asked = {gap.sop_instance_uid for gap in gaps if gap.missing == "image"}
                 comparison = _Comparison(settings, database, pacs, destination.name, who, fix)
-                for study in of_time:
+                for study in watch(of_time):
                     gaps += [*comparison.images(study, asked), *comparison.results(study)]
         except DeliveryError as error:
             gaps.append(Gap(missing="answer", destination=destination.name, detail=str(error)))

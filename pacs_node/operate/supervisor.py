@@ -76,7 +76,7 @@ def _tend(child: _Child, config: Path | None) -> int:
     longest = LAST_CRASH_RESTART_SECONDS if status < 0 else LAST_RESTART_SECONDS
     pause = min(longest, FIRST_RESTART_SECONDS * 2.0 ** min(child.restarts, 10))
     child.start_at = now + pause
-    _log.error("role_died", role=child.role, status=status, restart_in_seconds=pause)
+    _log.error("role_died", died=child.role, status=status, restart_in_seconds=pause)
     return 0
 
 
@@ -97,7 +97,7 @@ def _end(children: Sequence[_Child]) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            _log.error("role_killed", pid=process.pid, why=f"still working after {STOP_SECONDS:.0f} s")
+            _log.error("role_killed", killed_pid=process.pid, why=f"still working after {STOP_SECONDS:.0f} s")
             process.kill()
             process.wait()
         if process.stdin:

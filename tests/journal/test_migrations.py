@@ -1,6 +1,7 @@
 """The schema of every version, brought forward with its rows, on both databases."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -146,6 +147,17 @@ def test_a_journal_of_a_former_release_goes_on(
     assert audit.verify(database) == (6, None)
     assert database.identity("A").namespace == "5a4d1c5e-9a51-4f5f-9b7d-0f2f7f1f5a11"
     database.close()
+
+
+def test_the_command_says_from_where_to_where(old: Callable[[str], str], tmp_path: Path) -> None:
+    environment = os.environ | {"PACS_NODE__STORAGE__DATABASE": old("0002")}
+    command = [sys.executable, "-m", "pacs_node", "db", "migrate"]
+    for told in (f"from 0002 to {REVISION}\n", f"at {REVISION} already\n"):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.endswith(told)
+        assert "secret" not in done.stdout
 
 
 def test_a_newer_journal_is_refused(database: Database) -> None:

@@ -1,0 +1,110 @@
+"""The logs of the real processes: every line says whose it is and of which study, and names nobody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from acceptance_node import RunningNode, WaitUntil
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from untrained import write_package
+
+from pacs_node.demo import phantom
+
+pytestmark = pytest.mark.slow
+
+NAME, ID, BORN = "SCHADENBERG^THERESIA", "QX-7731-PAT", "19471130"
+TELLING = ("SCHADENBERG", "THERESIA", "schadenberg", "7731", BORN, "1947-11-30")
+CONFIG = """
+[study]
+quiet_seconds = 0.5
+[model]
+path = "{model}"
+[web]
+enabled = false
+[log]
+format = "json"
+[[destinations]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+@pytest.fixture
+def pacs_port() -> Iterator[int]:
+    """A PACS whose first answers are failures, and which quotes the patient in them."""
+    calls = count()
+
+    def on_store(event: evt.Event) -> Dataset:
+        answer = Dataset()
+        answer.Status = (0xA700, 0x0110, 0xC001)[number] if (number := next(calls)) < 3 else 0x0000
+        answer.ErrorComment = f"{NAME} {ID} is unknown"
+        return answer
+
+    ae = AE(ae_title="PACS")
+    ae.supported_contexts = AllStoragePresentationContexts
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    yield server.server_address[1]
+    server.shutdown()
+
+
+def telling(seed: int, **changes: object) -> FileDataset:
+    image = phantom.dataset(seed, rows=128, columns=96)
+    image.PatientName, image.PatientID, image.PatientBirthDate = NAME, ID, BORN
+    for keyword, value in changes.items():
+        setattr(image, keyword, value)
+    return image
+
+
+def images() -> list[FileDataset]:
+    whole = telling(1, ImageComments=NAME)
+    truncated = telling(2)
+    truncated.PixelData = truncated.PixelData[:999]
+    one, other = telling(3), telling(4, PatientID=f"{ID}-2")
+    other.StudyInstanceUID = one.StudyInstanceUID
+    odd = telling(5, Rows=0, BodyPartExamined=NAME[:16], StationName=NAME[:16], Modality="CR")
+    nameless = telling(6, StudyInstanceUID="", SOPInstanceUID=generate_uid())
+    return [whole, truncated, one, other, odd, nameless]
+
+
+def test_what_the_log_says_of_studies_and_patients(
+    new_node: Callable[..., RunningNode], pacs_port: int, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    node = new_node(CONFIG.format(port=pacs_port, model=write_package(tmp_path / "model")))
+    node.start()
+    ae = AE(ae_title="SENDER")
+    sent = images()
+    for sop_class in {image.SOPClassUID for image in sent}:
+        ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", node.address.port)
+    statuses = [association.send_c_store(image).Status for image in sent]
+    association.release()
+    assert statuses[:-1] == [0] * (len(sent) - 1)
+    assert statuses[-1] != 0
+    studies = {str(image.StudyInstanceUID) for image in sent[:-1]}
+    wait_until(lambda: node.is_settled(len(studies)), 120)
+    assert node.stop() == 0
+
+    for word in TELLING:
+        assert word not in node.log
+    lines = [json.loads(line) for line in node.log.splitlines()]
+    assert all(line["role"] and line["pid"] for line in lines)
+    assert {line["role"] for line in lines} >= {"receive", "worker", "deliver", "housekeep"}
+    of_studies = ("received", "analyzed", "reported", "delivery", "study_failed")
+    assert {line["event"] for line in lines} >= {*of_studies, "store_refused"}
+    for line in lines:
+        if line["event"] in of_studies:
+            assert line["study_instance_uid"] in studies, line
+    told = {(line["role"], line.get("study_instance_uid")) for line in lines}
+    assert {("receive", study) for study in studies} <= told
+    assert {("worker", study) for study in studies} <= told
+    refused = [line for line in lines if line["event"] == "delivery" and line["status"]]
+    assert {line["status"] for line in refused} >= {0xA700, 0x0110, 0xC001}
+    assert {line["comment"] for line in refused} == {None}
