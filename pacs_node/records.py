@@ -401,6 +401,8 @@ class RunningRole:
     ready: bool
     stats: dict[str, float] = field(default_factory=dict)
     """What only the process itself can tell, such as its open associations; by name, for /metrics."""
+    seen_at: float = 0.0
+    """Its last sign of life."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

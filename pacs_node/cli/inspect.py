@@ -138,7 +138,7 @@ def verify(context: typer.Context, json: Json = False) -> None:
     from pacs_node.journal import audit
 
     database = of(context).database()
-    total = audit.size(database)
+    total = audit.head(database)[0]
     count, problem = audit.verify(database, partial(progress, what="verifying", total=total))
     if json:
         print_json({"events": count, "problem": problem})
@@ -161,6 +161,6 @@ def export(context: typer.Context) -> None:
     database = of(context).database()
     events = audit.events(database)
     if not sys.stdout.isatty():
-        events = progress(events, "exporting", audit.size(database))
+        events = progress(events, "exporting", audit.head(database)[0])
     for event in events:
         sys.stdout.write(codec.dumps(asdict(event), ensure_ascii=False) + "\n")

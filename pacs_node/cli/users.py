@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pacs_node.cli.context import of, print_json, print_table
+from pacs_node.cli.context import of, print_json, print_table, who
 from pacs_node.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def set_(
     else:
         password = sys.stdin.readline().rstrip("\n")
     users.set(name, Role(role), password)
+    _end_sessions(context, name)
     Console(highlight=False, markup=False).print(f"{name} may log in as {role}; {users.path}")
 
 
@@ -69,4 +70,14 @@ def remove(context: typer.Context, name: Name) -> None:
     """
     if not _users(context).remove(name):
         raise ConfigError(f"{name}: no such user; `pacs-node users list` lists them")
+    _end_sessions(context, name)
     Console(highlight=False, markup=False).print(f"{name} is removed")
+
+
+def _end_sessions(context: typer.Context, name: str) -> None:
+    """Log them out wherever they are, where there is a journal already."""
+    from pacs_node.journal import sessions
+    from pacs_node.journal.database import Database
+
+    if Database(of(context).settings().database_url).exists:
+        sessions.end_all(of(context).database(), name, who())

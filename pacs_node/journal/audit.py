@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +112,27 @@ def last(database: Database, prefix: str) -> AuditEvent | None:
     return None if row is None else _event(row)
 
 
-def size(database: Database) -> int:
-    """How many events there are, by the head of the log."""
+def head(database: Database) -> tuple[int, str]:
+    """Number and hash of the newest event; one cheap look that shows whether anything happened."""
     with database.read() as connection:
-        return connection.execute(sa.select(AuditHeadRow.seq)).scalar_one_or_none() or 0
+        row = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
+    return (row.seq, row.hash) if row else (0, FIRST)
+
+
+def newest(database: Database, names: Collection[str], after: int = 0) -> list[AuditEvent]:
+    """The newest event of each of these names among those after a number, oldest first.
+
+    Of `calendar_failed` the newest of each wording, since it is of one job or another.
+    """
+    apart = sa.case((AuditRow.event == "calendar_failed", AuditRow.details), else_="")
+    seqs = (
+        sa.select(sa.func.max(AuditRow.seq))
+        .where(AuditRow.seq > after, AuditRow.event.in_(names))
+        .group_by(AuditRow.event, apart)
+    )
+    query = sa.select(AuditRow.__table__).where(AuditRow.seq.in_(seqs)).order_by(AuditRow.seq)
+    with database.read() as connection:
+        return [_event(row) for row in connection.execute(query).mappings()]
 
 
 def verify(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -22,6 +22,37 @@ from pacs_node.records import (
 
 STALLED_ATTEMPTS = 10
 """Tried in vain so often, which with the back-off takes about an hour, a delivery needs somebody's eye."""
+
+
+class Waiting(NamedTuple):
+    """What waits for a destination."""
+
+    pending: int = 0
+    oldest_at: float | None = None
+    """When the oldest of these results was made."""
+    stalled: int = 0
+    """Of these, tried in vain so often that somebody should look."""
+    quarantined: int = 0
+
+
+def waiting(database: Database) -> dict[str, Waiting]:
+    """What has not got to each destination, by its name; without those that have got everything."""
+    pending = DeliveryRow.state == DeliveryState.PENDING
+    stalled = sa.and_(pending, DeliveryRow.attempts >= STALLED_ATTEMPTS)
+    query = (
+        sa.select(
+            DeliveryRow.destination,
+            sa.func.count(sa.case((pending, 1))),
+            sa.func.min(sa.case((pending, ResultRow.created_at))),
+            sa.func.count(sa.case((stalled, 1))),
+            sa.func.count(sa.case((DeliveryRow.state == DeliveryState.QUARANTINED, 1))),
+        )
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(DeliveryRow.state.in_((DeliveryState.PENDING, DeliveryState.QUARANTINED)))
+        .group_by(DeliveryRow.destination)
+    )
+    with database.read() as connection:
+        return {name: Waiting(*told) for name, *told in connection.execute(query)}
 
 
 def claim_deliveries(database: Database, destination: str, limit: int) -> queue.Claim[Delivery] | None:

@@ -17,7 +17,7 @@ _TOUCH_SECONDS = 30.0
 """A session's last use is written down so often at most."""
 
 
-def begin(database: Database, who: str, role: str) -> str:
+def begin(database: Database, who: str, role: str, address: str = "") -> str:
     """Log somebody in; returns the token that their cookie holds. What ran out is removed."""
     token = secrets.token_urlsafe(32)
     with database.write() as connection:
@@ -28,7 +28,7 @@ def begin(database: Database, who: str, role: str) -> str:
                 token_sha256=_sha256(token), who=who, role=role, created_at=now, seen_at=now
             )
         )
-        audit.append(connection, now, "logged_in", who=who, role=role)
+        audit.append(connection, now, "logged_in", who=who, role=role, address=address)
     return token
 
 
@@ -49,11 +49,20 @@ def of(database: Database, token: str, idle_seconds: float, is_use: bool) -> tup
     return row.who, row.role
 
 
-def end(database: Database, token: str, who: str) -> None:
-    """Log somebody out."""
+def end(database: Database, token: str) -> None:
+    """Log out whom a token stands for, if anybody."""
+    ours = sa.delete(SessionRow).where(SessionRow.token_sha256 == _sha256(token))
     with database.write() as connection:
-        connection.execute(sa.delete(SessionRow).where(SessionRow.token_sha256 == _sha256(token)))
-        audit.append(connection, database.clock(), "logged_out", who=who)
+        who = connection.execute(ours.returning(SessionRow.who)).scalar_one_or_none()
+        if who is not None:
+            audit.append(connection, database.clock(), "logged_out", who=who)
+
+
+def end_all(database: Database, name: str, who: str) -> None:
+    """Log somebody out wherever they are: their password or role was changed, or they were removed."""
+    with database.write() as connection:
+        connection.execute(sa.delete(SessionRow).where(SessionRow.who == name))
+        audit.append(connection, database.clock(), "user_changed", name=name, who=who)
 
 
 def record(database: Database, event: str, study: str | None, who: str, **details: object) -> None:

@@ -120,7 +120,7 @@ class Metrics(Collector):
         """Count what happened since the last scrape."""
         is_first = self._seq is None
         if self._seq is None:
-            seq = audit.size(self._database)
+            seq = audit.head(self._database)[0]
             verdicts = [f"validation_{verdict}" for verdict in Verdict]
             names = [*(f"calendar_{job}" for job in JOBS), *verdicts]
             self._newest = {one.event: one for one in measures.newest(self._database, seq, names)}

@@ -19,10 +19,12 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from pacs_node.config import Settings
+from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
 from pacs_node.journal.database import Database
-from pacs_node.web import login
-from pacs_node.web.access import Guard, Limits
+from pacs_node.web import login, model, system, worklist
+from pacs_node.web.access import Guard, Limits, Shown
+from pacs_node.web.alarms import Alarms
 from pacs_node.web.pages import environment, render
 from pacs_node.web.users import Users
 
@@ -45,25 +47,38 @@ def create(
     """The application; `stop` ends the streams that otherwise go on for ever."""
     static = StaticFiles(directory=Path(__file__).parent / "static")
     app = Starlette(
-        routes=[*login.routes, Mount("/static", static)],
+        routes=[
+            *login.routes,
+            *worklist.routes,
+            *model.routes,
+            *system.routes,
+            Mount("/static", static),
+        ],
         middleware=[Middleware(Guard)],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _refused, PacsNodeError: _unable, Exception: _failed},
     )
     app.state.settings, app.state.database, app.state.files = settings, database, files
     app.state.services, app.state.stop = services, stop
-    app.state.users, app.state.limits = Users(settings.web.users), Limits()
+    app.state.users, app.state.limits, app.state.shown = Users(settings.web.users), Limits(), Shown()
+    app.state.alarms = Alarms(settings, database, files)
     app.state.templates = environment()
     return app
 
 
-def _refused(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # A page that does not exist was not asked for by anybody in particular.
     page = render(request, "error.html", error.status_code, told=error.detail)
     page.headers.update(error.headers or {})
     return page
 
 
-def _failed(request: Request, error: Exception) -> Response:
-    _log.error("page_failed", path=request.url.path, kind=type(error).__name__)
+async def _unable(request: Request, error: Exception) -> Response:
+    """The journal or the file of users cannot be read: in full in the log, as it names paths and hosts."""
+    _log.error("page_failed", path=request.url.path, why=str(error))
+    return render(request, "error.html", 503, told="The node cannot answer this now; its log says why.")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    # Not in a thread: where the error arose is told only from where it is handled.
+    _log.exception("page_failed", path=request.url.path)
     return render(request, "error.html", 500, told="This page failed; the node's log says where.")

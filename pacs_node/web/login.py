@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
+import structlog
+from anyio import to_thread
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from pacs_node.journal import sessions
-from pacs_node.web.access import COOKIE, Limits, is_https, page
+from pacs_node.web.access import COOKIE, Limits, address_of, form_of, is_https, page
 from pacs_node.web.pages import render
 from pacs_node.web.users import Role, Users
 
 ATTEMPTS_PER_NAME, ATTEMPTS_PER_ADDRESS = 5, 20
+"""Within a minute."""
+
+_log = structlog.get_logger(__name__)
 
 
 def form(request: Request) -> Response:
@@ -24,13 +29,18 @@ def form(request: Request) -> Response:
 
 async def log_in(request: Request) -> Response:
     """Begin a session, or show the form again; tries are limited for each name and each address."""
-    given = await request.form(max_files=0, max_fields=5)
+    given = await form_of(request)
     name, password = str(given.get("name", ""))[:64], str(given.get("password", ""))[:1024]
     target = str(given.get("next", "/"))
     limits: Limits = request.app.state.limits
-    limits.hit(ATTEMPTS_PER_ADDRESS, "login", request.client.host if request.client else "")
-    limits.hit(ATTEMPTS_PER_NAME, "login as", name)
-    return await run_in_threadpool(_log_in, request, name, password, target)
+    address = address_of(request)
+    try:
+        limits.hit(ATTEMPTS_PER_ADDRESS, "login", address)
+        limits.hit(ATTEMPTS_PER_NAME, "login as", name)
+    except HTTPException:
+        _log.warning("login_limited", address=address)
+        raise
+    return await to_thread.run_sync(_log_in, request, name, password, target, limiter=limits.hashing)
 
 
 def _log_in(request: Request, name: str, password: str, target: str) -> Response:
@@ -40,23 +50,24 @@ def _log_in(request: Request, name: str, password: str, target: str) -> Response
     if role is None:
         # The name is not written down: a password is typed there now and then.
         who = name if name in users.roles else "unknown"
-        address = request.client.host if request.client else ""
-        sessions.record(database, "login_failed", None, who, address=address)
+        sessions.record(database, "login_failed", None, who, address=address_of(request))
         context = {"target": target, "has_users": True, "name": name, "error": "Wrong name or password."}
         return render(request, "login.html", 403, **context)
-    token = sessions.begin(database, name, role)
-    # Only a path of ours: "//host" and "\\host" would lead to another site.
-    is_ours = target.startswith("/") and not target.startswith(("//", "/\\"))
-    response = RedirectResponse(target if is_ours else "/", status_code=303)
+    sessions.end(database, request.cookies.get(COOKIE, ""))
+    token = sessions.begin(database, name, role, address_of(request))
+    response = RedirectResponse(target if _is_ours(target) else "/", status_code=303)
     response.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=is_https(request))
     return response
 
 
+def _is_ours(target: str) -> bool:
+    """A path of ours: browsers take "//host", "/\\host" and "/<tab>/host" for another site."""
+    return target.isprintable() and target.startswith("/") and not target.startswith(("//", "/\\"))
+
+
 def log_out(request: Request) -> Response:
     """End the session."""
-    token = request.cookies.get(COOKIE)
-    if token:
-        sessions.end(request.app.state.database, token, request.state.user.name)
+    sessions.end(request.app.state.database, request.cookies.get(COOKIE, ""))
     response = RedirectResponse("/login", status_code=303)
     response.delete_cookie(COOKIE)
     return response

@@ -22,7 +22,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"when": when, "percent": lambda value: f"{100 * value:.0f} %"}
+    made.filters |= {"when": when, "person": person, "duration": duration, "iso": iso}
+    made.filters |= {"without": lambda text, end: text.removesuffix(end).strip()}
+    made.filters |= {"percent": lambda value: f"{100 * value:.0f} %"}
     made.globals["version"] = __version__
     return made
 
@@ -40,3 +42,23 @@ def when(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(seconds: float) -> str:
+    """A time for machines (RFC 3339)."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def person(name: str) -> str:
+    """A PatientName for people (PS3.5 6.2.1): its components, and its writings one after the other."""
+    return " ".join(name.replace("^", " ").replace("=", " ").split())
+
+
+def duration(seconds: float) -> str:
+    """How long something took, in two figures at most."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    for unit, size, limit in (("s", 1, 99.5), ("min", 60, 99.5 * 60), ("h", 3600, 47.5 * 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"

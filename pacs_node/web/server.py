@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
@@ -17,6 +19,9 @@ from pacs_node.config import Settings
 from pacs_node.errors import InputError, PacsNodeError
 
 TRY_SECONDS = 120.0
+MOST_CONNECTIONS = 500
+
+_log = structlog.get_logger(__name__)
 
 
 def run(app: Starlette, settings: Settings, ready: Callable[[str], None], stop: threading.Event) -> None:
@@ -29,6 +34,8 @@ def run(app: Starlette, settings: Settings, ready: Callable[[str], None], stop: 
         listener = socket.create_server((web.host, web.port), family=_family(web.host), backlog=128)
     except OSError as error:
         raise PacsNodeError(f"web.host, web.port: cannot listen on {web.host}:{web.port}: {error}") from error
+    if not (_is_loopback(listener) or web.tls or web.trusted_proxies):
+        _log.warning("web_not_encrypted", why="passwords and patients' names are read by whoever listens")
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -37,6 +44,7 @@ def run(app: Starlette, settings: Settings, ready: Callable[[str], None], stop: 
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=5,
+        limit_concurrency=MOST_CONNECTIONS,
         ssl_certfile=tls.certificate if web.tls else None,
         ssl_keyfile=tls.key if web.tls else None,
     )
@@ -62,6 +70,10 @@ def run(app: Starlette, settings: Settings, ready: Callable[[str], None], stop: 
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ip_address(listener.getsockname()[0]).is_loopback
 
 
 def try_out(config: Path | None, files: Sequence[Path], out: Path) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +44,8 @@ class User:
 
     name: str
     role: Role
+    by_proxy: bool = False
+    """Whether a proxy logged them in, so that logging out is the proxy's affair."""
 
 
 class _Entry(BaseModel):
@@ -115,7 +117,7 @@ class Users:
         Path(temporary).replace(self.path)
 
 
-@cache
+@lru_cache(maxsize=4)
 def _read(path: Path, _changed: int, _size: int) -> dict[str, _Entry]:
     try:
         return _validated(path, tomllib.loads(path.read_text(encoding="utf-8"))).users
