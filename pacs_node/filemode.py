@@ -33,8 +33,8 @@ from pacs_node.records import (
     ReportRequest,
     Result,
 )
+from pacs_node.report import source
 from pacs_node.report.text import as_text
-from pacs_node.worker import in_order
 
 # Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "pacs-node analyze")
@@ -130,7 +130,7 @@ def _analyze_study(
         study_instance_uid=instances[0].study_instance_uid,
         revision=1,
         created_at=time.time(),
-        images=in_order(
+        images=source.in_order(
             ImageResult(a.instance, _header(files, a.instance), a.finding, a.failure)
             for a in analyses
             if not a.skipped

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from structlog.contextvars import bind_contextvars
 
 from pacs_node import pipeline
@@ -166,7 +165,7 @@ class Worker:
 
     def _report_study(self, token: str, study: Study, failure: str | None = None) -> None:
         """Report a study, or that it could not be reported: then of every image that `failure` is why."""
-        every = studies.study_instances(self._database, study)
+        every = studies.study_instances(self._database, study.study_instance_uid)
         relevant = [instance for instance in every if instance.state != InstanceState.SKIPPED]
         found = studies.findings(self._database, relevant, self._classifier.identity)
         if failure:
@@ -207,7 +206,7 @@ class Worker:
             study_instance_uid=study.study_instance_uid,
             revision=study.revision,
             created_at=self._database.clock(),
-            images=in_order(self._images(relevant, found)),
+            images=source.in_order(self._images(relevant, found)),
             predecessor=None if previous is None else previous[2],
             renewed=study.renewed,
             missing_images=missing,
@@ -253,26 +252,6 @@ class Worker:
             source = dcmread(self._files.path(instance.sha256), stop_before_pixels=True)
             finding = found.get(instance.id)
             yield ImageResult(instance, source, finding, None if finding else instance.reason)
-
-
-def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
-    """Images as a radiologist counts them: by series number, then instance number, then arrival."""
-
-    def key(image: ImageResult) -> tuple[int, int, int]:
-        return (
-            _number(image.source, "SeriesNumber"),
-            _number(image.source, "InstanceNumber"),
-            image.instance.id,
-        )
-
-    return tuple(sorted(images, key=key))
-
-
-def _number(source: Dataset, keyword: str) -> int:
-    try:
-        return int(source.get(keyword) or 0)
-    except (TypeError, ValueError):
-        return 0
 
 
 def _inputs_key(model_key: str, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> str:

@@ -20,7 +20,7 @@ from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore
 from pacs_node.receive import admission
 from pacs_node.records import Analysis, ImageResult, Instance, InstanceState, Prediction, ReportRequest
-from pacs_node.worker import in_order
+from pacs_node.report.source import in_order
 
 TODAY = date(2026, 1, 10)
 RECEIVED_AT = 1_799_999_000.0

@@ -101,13 +101,15 @@ def current(database: Database, since: float = 0.0) -> list[Recorded]:
     return sorted(newest.values(), key=lambda one: one.at or 0.0)
 
 
-def every(database: Database, since: float = 0.0) -> list[Recorded]:
-    """All labels that were given since then, oldest first."""
+def every(database: Database, since: float = 0.0, study: str | None = None) -> list[Recorded]:
+    """All labels that were given since then, or those of one StudyInstanceUID; oldest first."""
     query = (
         sa.select(FeedbackRow.__table__)
         .where(FeedbackRow.at >= since)
         .order_by(FeedbackRow.at, FeedbackRow.id)
     )
+    if study is not None:
+        query = query.where(FeedbackRow.study_instance_uid == study)
     with database.read() as connection:
         rows = [dict(row) for row in connection.execute(query).mappings()]
     for row in rows:

@@ -162,6 +162,7 @@ def _keep_finding(
         instance.study_instance_uid,
         instance.sop_instance_uid,
         model=model.id,
+        model_version=model.version,
         model_sha256=model.sha256,
         threshold=model.threshold,
         probability=finding.probability,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.deliveries import STALLED_ATTEMPTS
-from pacs_node.journal.schema import DeliveryRow, InstanceRow, ResultRow, StudyRow
+from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ResultRow, StudyRow
 from pacs_node.records import DeliveryState, InstanceState, StudyState
 
 _UNDELIVERED = (DeliveryState.PENDING, DeliveryState.QUARANTINED)
@@ -86,12 +86,16 @@ def discard(database: Database, destinations: Collection[str], which: str, who: 
     )
 
 
-def retry_study(database: Database, study_instance_uid: str, who: str, new: bool = False) -> bool:
+def retry_study(
+    database: Database, study_instance_uid: str, who: str, new: bool = False, reanalyze: bool = False
+) -> bool:
     """Let a study's failed images, its failed report and its undelivered results be tried again at once.
 
     With `new` it is reported again in new objects with new UIDs, as an amended report, whatever was said
-    before; what was not delivered yet is given up. False where no such study is known.
+    before; what was not delivered yet is given up. `reanalyze` is that, and the model runs again on every
+    image: what it said before stays in the audit log alone. False where no such study is known.
     """
+    new = new or reanalyze
     with database.write() as connection:
         now = database.clock()
         study = connection.execute(
@@ -102,11 +106,16 @@ def retry_study(database: Database, study_instance_uid: str, who: str, new: bool
         if study is None:
             return False
         free = {"due_at": now, "lease_token": None, "lease_until": 0.0}
+        again = [InstanceState.FAILED, *([InstanceState.ANALYZED] if reanalyze else [])]
         images = connection.execute(
             sa.update(InstanceRow)
-            .where(InstanceRow.study_id == study.id, InstanceRow.state == InstanceState.FAILED)
+            .where(InstanceRow.study_id == study.id, InstanceRow.state.in_(again))
             .values(state=InstanceState.RECEIVED, reason=None, attempts=0, **free)
         ).rowcount
+        if reanalyze:
+            # What is there would be taken over for other versions of its image.
+            of_study = sa.select(InstanceRow.id).where(InstanceRow.study_id == study.id)
+            connection.execute(sa.delete(FindingRow).where(FindingRow.instance_id.in_(of_study)))
         # A study that is reported with a reason was answered with why it was not analyzed.
         said = study.state == StudyState.REPORTED and not study.reason
         if new or images or not (said or study.state == StudyState.SKIPPED):
@@ -124,8 +133,9 @@ def retry_study(database: Database, study_instance_uid: str, who: str, new: bool
             .where(DeliveryRow.result_id.in_(ours), DeliveryRow.state.in_(_UNDELIVERED))
             .values(**(given_up if new else {"state": DeliveryState.PENDING}), **free)
         ).rowcount
+        event = "reanalyzed" if reanalyze else "retried"
         told = {"images": images, "deliveries": deliveries, "new": new, "who": who}
-        audit.append_all(connection, now, [audit.Entry("retried", study_instance_uid, None, told)])
+        audit.append_all(connection, now, [audit.Entry(event, study_instance_uid, None, told)])
         return True
 
 

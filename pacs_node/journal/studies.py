@@ -85,12 +85,12 @@ def claim_study(database: Database) -> queue.Claim[Study] | None:
         return queue.Claim(token, (study,))
 
 
-def study_instances(database: Database, study: Study) -> list[Instance]:
-    """The study's objects, the newest version of each SOPInstanceUID."""
+def study_instances(database: Database, study_instance_uid: str) -> list[Instance]:
+    """The study's objects, the newest version of each SOPInstanceUID; none where it is not known."""
     with database.read() as connection:
         newest = {
             instance.sop_instance_uid: instance
-            for instance in list_instances(connection, InstanceRow.study_id == study.id)
+            for instance in list_instances(connection, StudyRow.study_instance_uid == study_instance_uid)
         }
     return list(newest.values())
 

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from pacs_node.journal import commitments, counting
 from pacs_node.journal.database import Database
+from pacs_node.journal.instances import finding_of
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
-from pacs_node.records import DeliveryState, StudyState
+from pacs_node.records import DeliveryState, Finding, Instance, InstanceState, StudyState
 
 
 class Answer(NamedTuple):
@@ -34,6 +35,25 @@ def answers(database: Database, since: float) -> list[Answer]:
     )
     with database.read() as connection:
         return [Answer(*row) for row in connection.execute(query)]
+
+
+class Said(NamedTuple):
+    """What was last said of one image, by which model, and when."""
+
+    finding: Finding
+    model_id: str
+    at: float
+
+
+def last_said(database: Database, instances: Sequence[Instance]) -> dict[int, Said]:
+    """The newest finding of each of these images that is analyzed, of whatever model, by instance id."""
+    ids = [one.id for one in instances if one.state == InstanceState.ANALYZED]
+    query = sa.select(FindingRow.__table__).where(FindingRow.instance_id.in_(ids)).order_by(FindingRow.id)
+    with database.read() as connection:
+        return {
+            row.instance_id: Said(finding_of(row), row.model_id or "", row.created_at)
+            for row in connection.execute(query)
+        }
 
 
 def counts(database: Database) -> dict[str, dict[str, int]]:
@@ -116,8 +136,13 @@ def study(database: Database, study_instance_uid: str) -> dict[str, Any] | None:
             FindingRow.created_at.label("analyzed_at"),
         ).outerjoin(FindingRow, FindingRow.instance_id == InstanceRow.id)
         reports = sa.select(
-            ReportRow.revision, ReportRow.outcome, ReportRow.summary, ReportRow.model_id, ReportRow.created_at
-        )
+            ReportRow.revision,
+            ReportRow.outcome,
+            ReportRow.summary,
+            ReportRow.model_id,
+            ReportRow.created_at,
+            ResultRow.sha256.label("sr_sha256"),
+        ).outerjoin(ResultRow, sa.and_(ResultRow.report_id == ReportRow.id, ResultRow.role == "SR"))
         next_try = sa.case((DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.due_at), else_=None)
         results = sa.select(
             ResultRow.role,

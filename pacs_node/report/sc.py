@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pacs_node import __version__, config
 from pacs_node.errors import InputError
-from pacs_node.records import ImageResult, ModelIdentity, ReportRequest
+from pacs_node.records import Finding, ImageResult, ModelIdentity, ReportRequest
 from pacs_node.report import anatomy, content, source, sr, uids, wording
 
 SERIES_NUMBER = 9902
@@ -75,10 +75,7 @@ def render(
         (columns, rows),
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
-    heat = finding.heat_map.at_size(header.Rows, header.Columns, (rows, columns))
-    # Every map peaks at 1; drawn so, that of a quiet image would glow like that of a positive one.
-    heat = heat * min(1.0, finding.probability / model.threshold)
-    picture = blend(np.asarray(grey, np.uint8), (np.clip(heat, 0, 1) * 255 + 0.5).astype(np.uint8))
+    picture = blend(np.asarray(grey, np.uint8), heat(finding, header, model.threshold, (rows, columns)))
     scale = np.array([columns / header.Columns, rows / header.Rows])
     width = max(1, round(max(rows, columns) / 700))
     for region in finding.regions:
@@ -168,15 +165,38 @@ def _describe(capture: Dataset, request: ReportRequest, image: ImageResult) -> N
     capture.ContributingEquipmentSequence = [sr.processing_equipment(request, source.newest(request))]
 
 
+def heat(
+    finding: Finding, header: Dataset, threshold: float, out_shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The heat map over the whole image as it is drawn, uint8 of `out_shape` (rows, columns).
+
+    Every map peaks at 1; drawn so, that of a quiet image would glow like that of a positive one.
+    """
+    values = finding.heat_map.at_size(header.Rows, header.Columns, out_shape)
+    values = values * min(1.0, finding.probability / threshold)
+    return np.asarray(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def overlay(heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The heat map alone, RGBA (rows, columns, 4), not premultiplied; over the image, it is `blend`."""
+    table = np.column_stack([_colours(), np.asarray(_opacity() * 255 + 0.5).astype(np.uint8)])
+    return np.asarray(table[heat], np.uint8)
+
+
 def blend(grey: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The heat map over the image, both uint8 of shape (rows, columns), as RGB."""
-    ramp = np.arange(256, dtype=np.float32) / 255
-    opacity = _OPAQUE * np.clip((ramp - 0.15) / 0.85, 0, 1)
+    opacity = _opacity()
     colours = _colours().astype(np.float32) * opacity[:, None]
     through = cv2.LUT(heat, ((1 - opacity) * 255 + 0.5).astype(np.uint8))
     dimmed = cv2.multiply(grey, through, scale=1 / 255)
     tints = [cv2.LUT(heat, (colours[:, channel] + 0.5).astype(np.uint8)) for channel in range(3)]
     return np.asarray(cv2.merge([cv2.add(dimmed, tint) for tint in tints]), np.uint8)
+
+
+def _opacity() -> NDArray[np.float32]:
+    """The opacity of each of the 256 values, 0..1."""
+    ramp = np.arange(256, dtype=np.float32) / 255
+    return np.asarray(_OPAQUE * np.clip((ramp - 0.15) / 0.85, 0, 1), np.float32)
 
 
 def _colours() -> NDArray[np.uint8]:

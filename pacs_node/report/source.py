@@ -170,6 +170,16 @@ def image_names(images: tuple[ImageResult, ...]) -> tuple[str, ...]:
     return tuple(f"{name}, {view}" if view else name for name, view in zip(names, views, strict=True))
 
 
+def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
+    """Images as a radiologist counts them: by series number, then instance number, then arrival."""
+
+    def key(image: ImageResult) -> tuple[int, int, int]:
+        series, own = (number(image.source, keyword) for keyword in ("SeriesNumber", "InstanceNumber"))
+        return series or 0, own or 0, image.instance.id
+
+    return tuple(sorted(images, key=key))
+
+
 def number(header: Dataset, keyword: str) -> int | None:
     """An integer string; None where it is absent or none that DICOM allows (PS3.5 6.2 IS)."""
     try:

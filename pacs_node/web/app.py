@@ -22,7 +22,7 @@ from pacs_node.config import Settings
 from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
 from pacs_node.journal.database import Database
-from pacs_node.web import login, model, system, worklist
+from pacs_node.web import health, login, model, system, worklist
 from pacs_node.web.access import Guard, Limits, Shown
 from pacs_node.web.alarms import Alarms
 from pacs_node.web.pages import environment, render
@@ -49,6 +49,7 @@ def create(
     app = Starlette(
         routes=[
             *login.routes,
+            *health.routes,
             *worklist.routes,
             *model.routes,
             *system.routes,

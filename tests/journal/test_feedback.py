@@ -41,6 +41,13 @@ def give(
     return Feedback(**(values | more))  # type: ignore[arg-type]
 
 
+def test_labels_of_one_study_are_listed_alone(said: Database) -> None:
+    feedback.add(said, [give(), give(study="5"), give(image="1.3", label=Label.POSITIVE)])
+    assert [one.sop_instance_uid for one in feedback.every(said, study="1.2")] == [None, "1.3"]
+    assert len(feedback.every(said)) == 3
+    assert feedback.every(said, study="7") == []
+
+
 def test_a_database_of_the_first_schema_is_brought_forward_with_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
     engine = sa.create_engine(f"sqlite:///{path}")

@@ -132,7 +132,7 @@ def test_a_finding_comes_back_as_it_was(
     intake.register(database, [arrival()], 0)
     steps.analyze()
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
-    images = studies.study_instances(database, study)
+    images = studies.study_instances(database, study.study_instance_uid)
     kept = studies.findings(database, images, model)[images[0].id]
     assert kept.heat_map.values.tolist() == finding.heat_map.values.tolist()
     assert (kept.heat_map.origin, kept.heat_map.step) == (finding.heat_map.origin, finding.heat_map.step)
@@ -168,7 +168,10 @@ def test_a_late_image_opens_the_study_again_and_a_skipped_one_does_not(
     intake.register(database, [arrival("1.3", "c")], 0)
     steps.analyze()
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
-    states = {item.sop_instance_uid: item.state for item in studies.study_instances(database, study)}
+    states = {
+        item.sop_instance_uid: item.state
+        for item in studies.study_instances(database, study.study_instance_uid)
+    }
     assert states == {
         "1.1": InstanceState.ANALYZED,
         "1.2": InstanceState.SKIPPED,
@@ -199,7 +202,7 @@ def test_the_newest_version_of_an_image_counts(
     intake.register(database, [arrival("1.1", "b", patient_id="NEW")], 0)
     steps.analyze()
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
-    (image,) = studies.study_instances(database, study)
+    (image,) = studies.study_instances(database, study.study_instance_uid)
     assert (image.patient_id, image.sha256) == ("NEW", "b")
 
 
