@@ -285,7 +285,9 @@ def deliver(settings: Settings, stop: threading.Event) -> None:
         for thread in threads:
             thread.start()
         heartbeat.ready()
-        stop.wait()
+        # Not for ever: a signal that another thread took is seen only when this one wakes.
+        while not stop.wait(POLL_SECONDS):
+            pass
         for thread in threads:
             thread.join()
 

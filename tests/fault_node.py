@@ -13,9 +13,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,6 +104,7 @@ def arm(how: str, point: str, n: int, say: Callable[[str], None]) -> None:
     _, home, name = POINTS[point]
     real = getattr(home, name)
     calls = 0
+    resting = _between_heartbeats() if how == STALLED else nullcontext()
 
     @functools.wraps(real)
     def doomed(*args: Any, **kwargs: Any) -> Any:
@@ -117,10 +119,28 @@ def arm(how: str, point: str, n: int, say: Callable[[str], None]) -> None:
         return result
 
     def fall() -> None:
-        say(f"{how} {point}")
-        os.kill(os.getpid(), signal.SIGSTOP if how == STALLED else signal.SIGKILL)
+        with resting:
+            say(f"{how} {point}")
+            # At this thread: one for the process is taken by any, and this one goes on for a moment.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP if how == STALLED else signal.SIGKILL)
 
     setattr(home, name, doomed)
+
+
+def _between_heartbeats() -> threading.Lock:
+    """Held, the thread of the heartbeat is in no transaction: who stalls there would stop all others, too."""
+    resting = threading.Lock()
+
+    def guard(real: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(real)
+        def guarded(*args: Any) -> None:
+            with resting:
+                real(*args)
+
+        return guarded
+
+    roles.beat, queue.renew = guard(roles.beat), guard(queue.renew)
+    return resting
 
 
 def run(role: str, config: Path, crash: list[Any] | None, hurried: bool) -> NoReturn:

@@ -89,7 +89,7 @@ def run(
             doom.tend(deadly=True)
             figures.kills = doom.kills.total()
             # As many as a node that keeps dying can cope with.
-            senders.allowed = 4 + figures.kills // 2
+            senders.allowed = 4 + figures.kills
             if isinstance(pacs, ScriptedPacs) and time.monotonic() > changes_at:
                 changes_at = time.monotonic() + _change(pacs, weather)
             told(figures)
@@ -114,7 +114,7 @@ def come_to_rest(
     """Wait until nothing is left to do, stop the processes and check the promise."""
     with closing(Database(settings.database_url)) as journal:
         before, since = dict[str, int](), time.monotonic()
-        while left := _unfinished(journal, settings.storage.path):
+        while left := unfinished(journal, settings.storage.path):
             doom.tend(deadly=False)
             if left != before:
                 before, since = left, time.monotonic()
@@ -148,7 +148,7 @@ def _change(pacs: ScriptedPacs, weather: random.Random) -> float:
     return weather.uniform(1.0, 4.0)
 
 
-def _unfinished(journal: Database, storage: Path) -> dict[str, int]:
+def unfinished(journal: Database, storage: Path) -> dict[str, int]:
     """What is left to do; empty where the node is at rest."""
     left: dict[str, int] = {"spooled": len(list((storage / "spool" / "new").iterdir()))}
     todo = (

@@ -94,9 +94,9 @@ class Senders:
         now = time.monotonic()
         with self._lock:
             self._release_late(now)
-            if len(self._waiting) < 6 and self._begun < self.allowed and not self.enough.is_set():
+            if len(self._waiting) < 10 and self._begun < self.allowed and not self.enough.is_set():
                 self._add_study(now)
-            due = [item for item in self._waiting[:10] if item[0] <= now or self.enough.is_set()]
+            due = [item for item in self._waiting[:15] if item[0] <= now or self.enough.is_set()]
             batch = dice.sample(due, min(len(due), dice.randint(1, 5)))
             for item in batch:
                 self._waiting.remove(item)

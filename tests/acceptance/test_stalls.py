@@ -1,0 +1,84 @@
+"""A process stands still with work in hand until its lease has run out and another has done the work; it
+comes back, and what it then says counts no more."""
+
+import ctypes
+import os
+import signal
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from acceptance_node import WaitUntil
+from fault_check import Check, Figures
+from fault_doom import Processes, is_alive
+from fault_node import ROLES, STALLED
+from fault_pacs import ScriptedPacs
+from fault_run import free_port, unfinished, write_config
+from fault_senders import Senders
+
+from pacs_node.config import load
+from pacs_node.files import FileStore
+from pacs_node.journal import roles
+from pacs_node.journal.database import open_database
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def test_sigterm_ends_a_role_whichever_thread_takes_it(tmp_path: Path, wait_until: WaitUntil) -> None:
+    # As after a stall: the signal lay waiting, and the first thread to run again took it.
+    config = write_config(tmp_path, 0, free_port(), "", "PACS", free_port())
+    processes = Processes(tmp_path)
+    try:
+        pids = [processes.start(role, config) for role in ROLES]
+        with closing(open_database(load(config).database_url)) as journal:
+            wait_until(lambda: sum(one.ready for one in roles.running(journal)) == len(pids), 60)
+        for pid in pids:
+            others = {thread.id for thread in psutil.Process(pid).threads()} - {pid}
+            assert ctypes.CDLL(None).tgkill(pid, min(others), signal.SIGTERM) == 0
+        wait_until(lambda: not any(map(is_alive, pids)), 60)
+        assert processes.deaths() == dict.fromkeys(pids, "end")
+    finally:
+        processes.close()
+
+
+@pytest.mark.parametrize(
+    ("role", "point"),
+    [("worker", "finish instances"), ("worker", "finish report"), ("deliver", "finish delivery")],
+)
+def test_who_comes_back_too_late_changes_nothing(
+    tmp_path: Path, journal_url: str, wait_until: WaitUntil, role: str, point: str
+) -> None:
+    (images := tmp_path / "images").mkdir()
+    pacs = ScriptedPacs(free_port(), "well", moody=False)
+    port, enough = free_port(), threading.Event()
+    config = write_config(tmp_path, 0, port, journal_url, pacs.ae_title, pacs.port)
+    settings = load(config)
+    processes = Processes(tmp_path)
+    with closing(open_database(settings.database_url)) as journal:
+        senders = Senders([port], images, f"stall {point}", enough, journal, allowed=1)
+        try:
+            pacs.start()
+            late = processes.start(role, config, (STALLED, point, 1))
+            rest = {"receive", "worker", "deliver"} - {role}
+            others = [processes.start(other, config) for other in sorted(rest)]
+            senders.start()
+            wait_until(lambda: psutil.Process(late).status() == psutil.STATUS_STOPPED, 60)
+            others.append(processes.start(role, config))
+            enough.set()
+            senders.join()
+            wait_until(lambda: not unfinished(journal, settings.storage.path), 60)
+            for pid in (late, *others):
+                # Ends in order once it has finished, or not, what it has in hand.
+                os.kill(pid, signal.SIGTERM)
+            os.kill(late, signal.SIGCONT)
+            wait_until(lambda: not any(map(is_alive, (late, *others))), 60)
+            assert processes.deaths()[late] == "end"
+            figures = Figures(point)
+            Check(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()
+            assert not figures.violations
+        finally:
+            enough.set()
+            processes.close()
+            pacs.stop()
