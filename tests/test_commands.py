@@ -157,6 +157,16 @@ def test_no_color_is_respected(tmp_path: Path) -> None:
     assert "\x1b" not in plain
 
 
+def test_what_takes_long_shows_how_far_it_is_on_a_terminal_alone(tmp_path: Path) -> None:
+    script = "from pacs_node.cli import context; context.PROGRESS_SECONDS = 0\n"
+    script += "print(*context.progress(range(9), 'verifying', 9))"
+    _, shown = on_a_terminal(tmp_path, [sys.executable, "-c", script])
+    assert "verifying" in shown
+    assert "100%" in shown
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0 1 2 3 4 5 6 7 8\n", "")
+
+
 def test_init_asks_on_a_terminal_until_an_answer_can_be(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pacs_node", "config", "init", "--port", "4104"]
     answers = "A\\B\nOUR AI\nPACS\npacs.example.org\n99999\n11112\n90\n"

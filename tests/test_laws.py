@@ -29,6 +29,7 @@ HOMES = {
     "scipy": {"operate", "training"},
     "typer": {"cli"},
     "apscheduler": {"operate"},
+    "prometheus_client": {"operate"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
