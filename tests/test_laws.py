@@ -23,13 +23,13 @@ HOMES = {
     "torchvision": {"analyze", "training"},
     "onnxruntime": {"analyze"},
     "highdicom": {"report"},
+    "prometheus_client": {"operate"},
     "sklearn": {"training"},
     "matplotlib": {"training"},
     "jinja2": {"web", "training"},
     "scipy": {"operate", "training"},
     "typer": {"cli"},
     "apscheduler": {"operate"},
-    "prometheus_client": {"operate"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
