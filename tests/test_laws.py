@@ -23,6 +23,7 @@ HOMES = {
     "torchvision": {"analyze", "training"},
     "onnxruntime": {"analyze"},
     "highdicom": {"report"},
+    "prometheus_client": {"operate"},
     "sklearn": {"training"},
     "matplotlib": {"training"},
     "jinja2": {"web", "training"},

@@ -162,7 +162,8 @@ def progress(
     `weight` is how much of `total` an item is.
     """
     shown, done = time.monotonic(), 0
-    bar = Progress(console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=total)
     try:
         for item in items:

@@ -26,7 +26,7 @@ quiet_seconds = 0.5
 [model]
 path = "{model}"
 [web]
-enabled = false
+port = 0
 [log]
 format = "json"
 [[destinations]]

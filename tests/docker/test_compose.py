@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,8 +65,60 @@ def test_the_node_and_orthanc_know_each_other(settings: dict[str, object]) -> No
 def test_all_is_published_on_this_machine_only() -> None:
     compose = (DOCKER / "compose.yaml").read_text()
     ports = re.findall(r'"([\d.:]+:\d+)"', compose)
-    assert len(ports) == 3
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_takes_it(tool: Callable[[str], Path]) -> None:
+    """As it is, and with PostgreSQL, whose URL then is the node's."""
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    text = (DOCKER / "compose.yaml").read_text()
+    if plugin.returncode == 0:
+        command = ["docker", "compose"]
+    else:
+        # Debian's is of before the project's name could stand in the file.
+        command, text = [str(tool("docker-compose"))], text.replace("name: pacs-node\n", "", 1)
+    url = "postgresql+psycopg://pacs_node:x@postgresql/pacs_node"
+    for options, environment in (((), {}), (("--profile", "postgresql"), {"PACS_NODE_DATABASE": url})):
+        done = subprocess.run(
+            [*command, "-f", "-", "--project-directory", str(DOCKER), *options, "config"],
+            input=text,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "WARN" not in done.stderr
+        assert ("postgresql+psycopg" in done.stdout) == bool(environment)
+
+
+def test_the_health_check_asks_the_web_role() -> None:
+    node = load(DOCKER / "config.toml")
+    compose = (DOCKER / "compose.yaml").read_text()
+    (command,) = re.findall(r'test: \[CMD, python, -c, "(.+)"\]', compose)
+    assert f"127.0.0.1:{node.web.port}/health/ready" in command
+    answers = [
+        b"HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = command.replace(str(node.web.port), str(server.getsockname()[1]))
+        codes = []
+        for answer in answers:
+            with subprocess.Popen([sys.executable, "-c", here], stderr=subprocess.DEVNULL) as asking:
+                client, _ = server.accept()
+                with client:
+                    client.recv(4096)
+                    client.sendall(answer)
+            codes.append(asking.returncode)
+    assert codes == [1, 0]
+
+
+def test_the_dockerfile_is_clean() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    said = subprocess.run([hadolint, DOCKER / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout
 
 
 def test_orthanc_forwards_with_the_mounted_files(
