@@ -213,23 +213,27 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if request.method not in ("GET", "HEAD") and is_cross_origin(request):
-            refusal = Response("Refused: the request comes from another site.", 403, media_type="text/plain")
-            await refusal(scope, receive, send)
-            return
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                is_ours_alone = request.url.path.startswith("/static/")
-                headers.setdefault("Cache-Control", "no-cache" if is_ours_alone else "no-store")
-                if is_https(request):
-                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+                keep_private(request, MutableHeaders(scope=message))
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        if request.method not in ("GET", "HEAD") and is_cross_origin(request):
+            refusal = Response("Refused: the request comes from another site.", 403, media_type="text/plain")
+            await refusal(scope, receive, with_headers)
+        else:
+            await self._app(scope, receive, with_headers)
+
+
+def keep_private(request: Request, headers: MutableHeaders) -> None:
+    """Add the headers by which browsers keep an answer to themselves and run nothing but our scripts."""
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    is_for_all = request.url.path.startswith("/static/")
+    headers.setdefault("Cache-Control", "no-cache" if is_for_all else "no-store")
+    if is_https(request):
+        headers.setdefault("Strict-Transport-Security", "max-age=31536000")
 
 
 def is_cross_origin(request: Request) -> bool:

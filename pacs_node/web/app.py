@@ -23,7 +23,7 @@ from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
 from pacs_node.journal.database import Database
 from pacs_node.web import health, login, model, system, worklist
-from pacs_node.web.access import Guard, Limits, Shown
+from pacs_node.web.access import Guard, Limits, Shown, keep_private
 from pacs_node.web.alarms import Alarms
 from pacs_node.web.pages import environment, render
 from pacs_node.web.users import Users
@@ -82,4 +82,7 @@ async def _unable(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     # Not in a thread: where the error arose is told only from where it is handled.
     _log.exception("page_failed", path=request.url.path)
-    return render(request, "error.html", 500, told="This page failed; the node's log says where.")
+    page = render(request, "error.html", 500, told="This page failed; the node's log says where.")
+    # Starlette answers this outside of the middleware.
+    keep_private(request, page.headers)
+    return page

@@ -23,7 +23,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"when": when, "person": person, "duration": duration, "iso": iso}
-    made.filters |= {"without": lambda text, end: text.removesuffix(end).strip()}
+    made.filters |= {"without": lambda text, end: text.removesuffix(end).strip().replace(" %", "\u00a0%")}
     made.filters |= {"percent": lambda value: f"{100 * value:.0f} %"}
     made.globals["version"] = __version__
     return made

@@ -6,12 +6,17 @@ Screenshots are kept under PACS_NODE_ARTIFACTS, else in pytest's temporary folde
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
 from playwright.sync_api import Browser, Page, sync_playwright
+from web_people import Door, door, write_users
 from web_site import Site, password, running_site
+
+from pacs_node.journal.database import Database
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -31,6 +36,27 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the people of `web_site.ROLES`, made once: good hashes take their time."""
+    path = tmp_path_factory.mktemp("users") / "users.toml"
+    write_users(path)
+    return path
+
+
+@pytest.fixture
+def users(hashed: Path, tmp_path: Path) -> Path:
+    """The test's own copy of it."""
+    return Path(shutil.copy(hashed, tmp_path / "users.toml"))
+
+
+@pytest.fixture
+def node(database: Database, tmp_path: Path, users: Path) -> Iterator[Door]:  # noqa: F811
+    """The application on an empty journal."""
+    with door(database, tmp_path / "storage", users) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

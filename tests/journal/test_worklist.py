@@ -1,0 +1,224 @@
+"""The worklist: the right studies, in their order, with nobody named to those who may not see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from journal_fixtures import Clock
+from journal_steps import Steps
+
+from pacs_node.journal import audit, deliveries, instances, intake, studies, views, worklist
+from pacs_node.journal.database import Database
+from pacs_node.journal.worklist import Filters
+from pacs_node.records import Analysis, Arrival, DeliveryState, Finding, ModelIdentity, StudyState
+
+Arrive = Callable[..., Arrival]
+
+
+@pytest.fixture
+def steps(database: Database, model: ModelIdentity, finding: Finding) -> Steps:
+    return Steps(database, model, finding)
+
+
+@pytest.fixture
+def receive(database: Database, arrival: Arrive) -> Callable[..., None]:
+    """Receive a study with one image of its own UID."""
+
+    def one(uid: str, **changes: object) -> None:
+        intake.register(database, [arrival(f"{uid}.1", f"{uid:a>64}", study_instance_uid=uid, **changes)], 0)
+
+    return one
+
+
+def uids(database: Database, patients: bool = True, **filters: object) -> list[str]:
+    page = worklist.page(database, Filters(**filters), patients)  # type: ignore[arg-type]
+    assert page.count == len(page.studies)
+    return [one.study_instance_uid for one in page.studies]
+
+
+def send(database: Database, state: DeliveryState, destination: str = "pacs") -> None:
+    claim = deliveries.claim_deliveries(database, destination, 10)
+    assert claim is not None
+    for item in claim.items:
+        assert deliveries.finish_delivery(database, claim.token, item, state, 0, "", 60.0)
+
+
+def test_states_are_those_that_the_commands_show(
+    database: Database, receive: Callable[..., None], steps: Steps, clock: Clock
+) -> None:
+    for uid, state in (("2.1", DeliveryState.SENT), ("2.2", DeliveryState.QUARANTINED), ("2.3", None)):
+        receive(uid)
+        steps.report(destinations=("pacs",))
+        if state:
+            send(database, state)
+    receive("2.4")
+    steps.report()
+    for uid, ended in (("2.5", StudyState.SKIPPED), ("2.6", StudyState.FAILED)):
+        receive(uid)
+        steps.analyze()
+        claim = studies.claim_study(database)
+        assert claim is not None
+        assert studies.close_study(database, claim.token, *claim.items, ended, "why", "closed")
+    receive("2.7")
+    page = worklist.page(database, Filters(), patients=True)
+    found = {one.study_instance_uid: one.state for one in page.studies}
+    assert found == {row["study_instance_uid"]: row["state"] for row in views.studies(database, 10)}
+    assert set(found.values()) == {*worklist.STATES}
+    for uid, state in found.items():
+        assert uids(database, state=state) == [uid]
+    assert worklist.failed(database, clock.now) == 1
+    assert worklist.failed(database, clock.now + 1) == 0
+
+
+def test_sent_is_delivered_only_once_it_is_committed(
+    database: Database, receive: Callable[..., None], steps: Steps
+) -> None:
+    receive("2.1")
+    steps.report(destinations=("pacs",))
+    claim = deliveries.claim_deliveries(database, "pacs", 10)
+    assert claim is not None
+    for item in claim.items:
+        deliveries.finish_delivery(
+            database, claim.token, item, DeliveryState.SENT, 0, "", 0.0, commitment=True
+        )
+    assert uids(database, state="READY") == ["2.1"]
+    assert uids(database, state="DELIVERED") == []
+
+
+def test_filters_find_what_they_say(
+    database: Database, receive: Callable[..., None], steps: Steps, clock: Clock
+) -> None:
+    began = clock.now
+    receive("2.1", modality="CR", body_part="HAND", patient_name="MÜLLER^ANNA", patient_id="A_1")
+    steps.report()
+    clock.now += 100
+    receive("2.2", modality="DX", body_part="WRIST", patient_name="O'HARA^MARY", patient_id="A%1")
+    assert uids(database) == ["2.2", "2.1"]
+    assert uids(database, modality="CR") == ["2.1"]
+    assert uids(database, body_part="WRIST") == ["2.2"]
+    assert uids(database, outcome="NEGATIVE") == ["2.1"]
+    assert uids(database, outcome="POSITIVE") == []
+    assert uids(database, since=began + 1) == ["2.2"]
+    assert uids(database, until=began + 1) == ["2.1"]
+    assert uids(database, words=("summ",)) == ["2.1"]
+    assert uids(database, words=("2.2",)) == ["2.2"]
+    assert uids(database, words=("müller",)) == ["2.1"]
+    assert uids(database, words=("anna", "Müller")) == ["2.1"]
+    assert uids(database, words=("anna", "hara")) == []
+    # What a pattern would take for any character is looked for as it stands.
+    assert uids(database, words=("a_1",)) == ["2.1"]
+    assert uids(database, words=("a%1",)) == ["2.2"]
+    assert worklist.choices(database) == (["CR", "DX"], ["HAND", "WRIST"])
+
+
+def test_who_may_not_see_patients_neither_sees_nor_finds_them(
+    database: Database, receive: Callable[..., None]
+) -> None:
+    receive("2.1", patient_name="MÜLLER^ANNA", patient_id="ID-77")
+    (listed,) = worklist.page(database, Filters(), patients=False).studies
+    assert listed.patients == ()
+    assert "77" not in repr(listed)
+    for word in ("anna", "MÜLLER", "ID-77"):
+        assert uids(database, patients=True, words=(word,)) == ["2.1"]
+        assert uids(database, patients=False, words=(word,)) == []
+
+
+def test_pages_follow_each_other_while_studies_come_in(
+    database: Database, receive: Callable[..., None]
+) -> None:
+    for number in range(5):
+        receive(f"2.{number}")
+    first = worklist.page(database, Filters(), True, limit=2)
+    receive("2.9")
+    second = worklist.page(database, Filters(), True, before=first.older, limit=2)
+    third = worklist.page(database, Filters(), True, before=second.older, limit=2)
+    shown = [one.study_instance_uid for page in (first, second, third) for one in page.studies]
+    assert shown == ["2.4", "2.3", "2.2", "2.1", "2.0"]
+    assert third.older is None
+    assert third.count == 6
+
+
+def test_a_study_is_told_by_its_newest_images_and_its_newest_report(
+    database: Database, arrival: Arrive, steps: Steps, model: ModelIdentity, finding: Finding, clock: Clock
+) -> None:
+    """A second version of an image counts in place of the first, and another model's answers do not count."""
+    began = clock.now
+    intake.register(database, [arrival("2.1.1"), arrival("2.1.2", "b" * 64, body_part="WRIST")], 0)
+    clock.now += 1
+    claim = instances.claim_instances(database, 8)
+    assert claim is not None
+    said = [
+        Analysis(one, replace(finding, probability=p)) for one, p in zip(claim.items, (0.9, 0.2), strict=True)
+    ]
+    instances.finish_instances(database, claim.token, model, said)
+    clock.now += 1
+    steps.report(destinations=("pacs",))
+    clock.now += 3
+    send(database, DeliveryState.SENT)
+    (one,) = worklist.page(database, Filters(), True).studies
+    assert (one.images, one.analyzed, one.waiting, one.probability) == (2, 2, 0, 0.9)
+    assert (one.received_at, one.complete_at) == (began, began)
+    assert (one.analyzed_at, one.reported_at, one.delivered_at) == (began + 1, began + 2, began + 5)
+    assert (one.outcome, one.body_parts) == ("NEGATIVE", ("WRIST",))
+    clock.now += 1
+    intake.register(database, [arrival("2.1.1", "c" * 64)], 0)
+    # Our own result, forwarded back, is none of its images.
+    intake.register(database, [arrival("2.1.9", "d" * 64, skip_reason="own result", modality="SR")], 0)
+    (one,) = worklist.page(database, Filters(), True).studies
+    assert (one.images, one.analyzed, one.waiting, one.probability) == (2, 1, 1, 0.2)
+    assert (one.state, one.complete_at, one.modalities) == ("OPEN", began + 6, ("DX",))
+    steps.report()
+    (one,) = worklist.page(database, Filters(), True).studies
+    assert (one.images, one.waiting, one.probability) == (2, 0, 0.2)
+
+
+def test_two_patients_under_one_study_are_both_named(database: Database, arrival: Arrive) -> None:
+    intake.register(database, [arrival("2.1.1", patient_id="P1", patient_name="A")], 0)
+    intake.register(database, [arrival("2.1.2", "b" * 64, patient_id="P2", patient_name="B")], 0)
+    (one,) = worklist.page(database, Filters(), True).studies
+    assert one.patients == (("A", "P1"), ("B", "P2"))
+
+
+def test_what_waits_for_each_destination(
+    database: Database, receive: Callable[..., None], steps: Steps, clock: Clock
+) -> None:
+    made_at = clock.now
+    receive("2.1")
+    steps.report(destinations=("pacs", "vna"))
+    assert deliveries.waiting(database)["vna"] == (2, made_at, 0, 0)
+    send(database, DeliveryState.QUARANTINED)
+    for _ in range(deliveries.STALLED_ATTEMPTS):
+        send(database, DeliveryState.PENDING, "vna")
+        clock.now += 61
+    assert deliveries.waiting(database) == {"pacs": (0, None, 0, 2), "vna": (2, made_at, 2, 0)}
+
+
+def test_the_newest_events_are_found_from_where_one_stopped(database: Database) -> None:
+    def note(event: str, **details: object) -> None:
+        with database.write() as connection:
+            audit.append(connection, 1.0, event, **details)
+
+    assert audit.head(database) == (0, audit.FIRST)
+    for event, details in (
+        ("calendar_disk", {"n": 1}),
+        ("calendar_failed", {"job": "disk"}),
+        ("calendar_failed", {"job": "echo"}),
+        ("calendar_disk", {"n": 2}),
+        ("received", {}),
+    ):
+        note(event, **details)
+    seq, digest = audit.head(database)
+    assert seq == 5
+    assert digest != audit.FIRST
+    names = ("calendar_disk", "calendar_failed")
+    found = [(one.event, one.details) for one in audit.newest(database, names)]
+    assert found == [
+        ("calendar_failed", {"job": "disk"}),
+        ("calendar_failed", {"job": "echo"}),
+        ("calendar_disk", {"n": 2}),
+    ]
+    assert audit.newest(database, names, seq) == []
+    note("calendar_disk", n=3)
+    assert [one.details for one in audit.newest(database, names, seq)] == [{"n": 3}]
