@@ -16,6 +16,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from pacs_node import reading
 from pacs_node.config import Settings
 from pacs_node.demo.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
@@ -131,7 +132,7 @@ def _analyze_study(
         revision=1,
         created_at=time.time(),
         images=source.in_order(
-            ImageResult(a.instance, _header(files, a.instance), a.finding, a.failure)
+            ImageResult(a.instance, reading.header(files.path(a.instance.sha256)), a.finding, a.failure)
             for a in analyses
             if not a.skipped
         ),
@@ -147,10 +148,6 @@ def _analyze_study(
     name = _target(paths[0], out, ".json")
     name.write_text(json.dumps(_summary(request, made.summary, paths), indent=2), encoding="utf-8")
     return StudyAnswer("\n".join([as_text(report), *lines, str(name)]), failed=made.outcome == Outcome.FAILED)
-
-
-def _header(files: FileStore, instance: Instance) -> Dataset:
-    return dcmread(files.path(instance.sha256), stop_before_pixels=True)
 
 
 def _write(result: Result, dataset: Dataset, paths: dict[int, Path], out: Path | None) -> list[str]:

@@ -11,10 +11,9 @@ from dataclasses import replace
 from typing import Protocol
 
 import structlog
-from pydicom import dcmread
 from structlog.contextvars import bind_contextvars
 
-from pacs_node import pipeline
+from pacs_node import pipeline, reading
 from pacs_node.config import Settings
 from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
@@ -126,9 +125,7 @@ class Worker:
 
     def _changed(self, instance: Instance, before: Instance) -> tuple[str, ...]:
         """Keywords of patient, study and file attributes in which a version differs from the one before."""
-        headers = (
-            dcmread(self._files.path(one.sha256), stop_before_pixels=True) for one in (instance, before)
-        )
+        headers = (reading.header(self._files.path(one.sha256)) for one in (instance, before))
         syntax = instance.transfer_syntax_uid == before.transfer_syntax_uid
         return source.mismatches(headers) + (() if syntax else ("TransferSyntaxUID",))
 
@@ -249,7 +246,7 @@ class Worker:
 
     def _images(self, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> Iterator[ImageResult]:
         for instance in relevant:
-            source = dcmread(self._files.path(instance.sha256), stop_before_pixels=True)
+            source = reading.header(self._files.path(instance.sha256))
             finding = found.get(instance.id)
             yield ImageResult(instance, source, finding, None if finding else instance.reason)
 
@@ -277,4 +274,4 @@ def _why(error: Exception) -> str:
 
 def _is_disk(error: Exception) -> bool:
     """Whether the disk, full or away, is to blame and not the study: there is no end to trying again then."""
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    return reading.is_disk(error) and not isinstance(error, FileNotFoundError)

@@ -15,7 +15,7 @@ from odd_inputs import Case
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from pacs_node import config, pipeline
+from pacs_node import config, pipeline, reading
 from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore
 from pacs_node.receive import admission
@@ -78,9 +78,7 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
         return done
     done.sources = {analysis.instance.id: files.path(analysis.instance.sha256) for analysis in analyses}
     images = [
-        ImageResult(
-            a.instance, dcmread(done.sources[a.instance.id], stop_before_pixels=True), a.finding, a.failure
-        )
+        ImageResult(a.instance, reading.header(done.sources[a.instance.id]), a.finding, a.failure)
         for a in analyses
     ]
     done.request = studies.request(*in_order(images), model=classifier.identity)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import odd_inputs_damage
 import odd_inputs_encodings
+import odd_inputs_found
 import odd_inputs_grey
 import odd_inputs_headers
 import odd_inputs_names
@@ -43,6 +44,7 @@ def groups(data: Path) -> dict[str, list[Case]]:
         odd_inputs_headers,
         odd_inputs_names,
         odd_inputs_studies,
+        odd_inputs_found,
     )
     made = {name: cases for module in modules for name, cases in module.CASES.items()}
     return made | {REAL: odd_inputs_real.cases(data)}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,12 +17,14 @@ from numpy.typing import NDArray
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_fragments, parse_basic_offsets
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from pacs_node.analyze import codestream
 from pacs_node.errors import DecodeError, InputError
+from pacs_node.reading import drop_broken, parsing, reason
 
 StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.int16]
 
@@ -48,7 +48,7 @@ KEY_ATTRIBUTES = (
 )
 KEY_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
 
-_REQUIRED = (
+REQUIRED = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "Rows",
@@ -57,17 +57,12 @@ _REQUIRED = (
     "BitsStored",
     "PixelRepresentation",
 )
+_PIXEL_DATA = Tag("PixelData")
 _PLUGINS = {
     **dict.fromkeys((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), "gdcm"),
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
     uid.RLELossless: "pylibjpeg",
 }
-# What pydicom, gdcm, openjpeg and zlib raise on damaged files, as far as they say and were seen to.
-# OSError and MemoryError are not in it: a disk that fails, or too little memory, is not the image's fault.
-READ_ERRORS = (
-    *(InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RuntimeError),
-    *(ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +70,7 @@ class Decoded:
     """One image as stored."""
 
     header: Dataset
-    """Without pixel data."""
+    """Without pixel data and without what is broken."""
     pixels: StoredValues
     """(rows, columns), signed where PixelRepresentation is 1; only the bits that BitsStored declares."""
     content_key: str
@@ -98,16 +93,14 @@ def read(path: Path) -> Decoded:
     with warnings.catch_warnings():
         # pydicom warns of odd values and quotes them; they may be the patient's.
         warnings.simplefilter("ignore")
-        try:
+        with parsing(lambda error: DecodeError(f"not a readable DICOM file ({type(error).__name__})")):
             dataset = dcmread(path)
-        except READ_ERRORS as error:
-            raise DecodeError(f"not a readable DICOM file ({type(error).__name__})") from error
-        try:
+        with parsing(lambda error: DecodeError(f"the pixel data cannot be decoded: {reason(error)}")):
             _check(dataset)
             values, notes = _stored_values(_frame(dataset, path), dataset)
             key = _content_key(values, dataset)
-        except READ_ERRORS as error:
-            raise DecodeError(f"the pixel data cannot be decoded: {reason(error)}") from error
+        # Not before: what describes the pixels has been read by now, or the image has failed.
+        drop_broken(dataset)
     del dataset.PixelData
     return Decoded(header=dataset, pixels=values, content_key=key, notes=notes)
 
@@ -118,9 +111,13 @@ def _check(dataset: Dataset) -> None:
         raise DecodeError("the object has no pixel data")
     if not dataset.PixelData:
         raise DecodeError("the pixel data is empty")
+    tags = list(dataset.keys())
+    if any(tag < _PIXEL_DATA for tag in tags[tags.index(_PIXEL_DATA) :]):
+        # Who reads the header stops at the pixel data, and would know less of the image than was analyzed.
+        raise DecodeError("elements come after the pixel data that belong before it")
     if "TransferSyntaxUID" not in dataset.file_meta:
         raise DecodeError("the file does not state its transfer syntax")
-    absent = [keyword for keyword in _REQUIRED if dataset.get(keyword) in (None, "")]
+    absent = [keyword for keyword in REQUIRED if dataset.get(keyword) in (None, "")]
     if absent:
         raise DecodeError(f"{', '.join(absent)} absent or empty")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -261,12 +258,9 @@ def _canonical(value: object) -> object:
         return [int(number) for number in np.frombuffer(value[: len(value) // 2 * 2], "<u2")]
     if isinstance(value, (MultiValue, list, tuple)):
         return [_canonical(one) for one in value]
+    if isinstance(value, Sequence):
+        raise TypeError("a sequence where a value belongs")
     try:
         return float(str(value))
     except ValueError:
         return str(value)
-
-
-def reason(error: Exception) -> str:
-    """A decoder's message on one line of bearable length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from pacs_node.analyze.decode import READ_ERRORS, Decoded, StoredValues, reason
+from pacs_node.analyze.decode import Decoded, StoredValues
 from pacs_node.errors import InputError
+from pacs_node.reading import parsing, reason
 from pacs_node.records import Point
 
 ROBUST_PERCENTILES = (0.5, 99.5)
@@ -59,11 +60,9 @@ def prepare(decoded: Decoded) -> Prepared:
     unsigned: NDArray[np.uint8] | NDArray[np.uint16] = (
         pixels.view(np.uint8) if pixels.dtype.itemsize == 1 else pixels.view(np.uint16)
     )
-    try:
+    with parsing(lambda e: InputError(f"a rescale, window or LUT of the image cannot be read: {reason(e)}")):
         brightness = _brightness(unsigned, pixels.dtype, header, notes)
         _note_aspect(header, notes)
-    except READ_ERRORS as error:
-        raise InputError(f"a rescale, window or LUT of the image cannot be read: {reason(error)}") from error
     if not np.isfinite(brightness).all():
         raise InputError("the rescale or window of the image leads to values that are not numbers")
     return Prepared(display=brightness.astype(np.float32)[unsigned], notes=tuple(notes))

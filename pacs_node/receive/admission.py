@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import socket
-import struct
 import zlib
 from datetime import date, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
@@ -23,13 +24,14 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from pacs_node.config import Peer, StudyRules
 from pacs_node.errors import AdmissionError
+from pacs_node.reading import parsing
 from pacs_node.records import Arrival, StoredFile
 
 CANNOT_UNDERSTAND = 0xC000
 DOES_NOT_MATCH_SOP_CLASS = 0xA900
 
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_HEADER = (
+HEADER = (
     *_IDENTITY,
     "BodyPartExamined",
     "DeviceUID",
@@ -49,12 +51,6 @@ MAX_UID_LENGTH = 128
 _HUMAN_CODES = {"337915000", "L-85B00"}
 MAX_INFLATED = 512 << 20
 """Largest deflated data set, inflated: readers inflate it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""
-
-# RuntimeError: sequences nested deeper than Python recurses, and VRs that do not exist.
-_PARSE_ERRORS = (
-    *(InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RuntimeError),
-    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
-)
 
 
 def may_send(peers: tuple[Peer, ...], calling_ae_title: str, address: str) -> bool:
@@ -85,21 +81,19 @@ def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     lacks one of the four identifying UIDs, 0xA900 where it is not what the C-STORE request that brought it
     names (PS3.7 9.1.1).
     """
-    try:
+    with parsing(lambda e: AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(e).__name__}")):
         _check_inflated(path)
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+        header = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
         # pydicom converts a value when it is asked for: what it cannot convert is to be known here already.
         for _ in header.iterall():
             pass
         missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
-    except _PARSE_ERRORS as error:
-        raise AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(error).__name__}") from error
     if missing:
         raise AdmissionError(CANNOT_UNDERSTAND, f"{', '.join(missing)} absent or empty")
     for keyword in _IDENTITY:
-        uid = str(header[keyword].value)
-        if len(uid) > MAX_UID_LENGTH or not uid.isprintable():
-            why = f"{keyword} has more than {MAX_UID_LENGTH} or odd characters"
+        uid = header[keyword].value
+        if not isinstance(uid, UID) or len(uid) > MAX_UID_LENGTH or not uid.isprintable():
+            why = f"{keyword} is not one UID of at most {MAX_UID_LENGTH} printable characters"
             raise AdmissionError(CANNOT_UNDERSTAND, why)
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         if request is not None and header[keyword].value != getattr(request, f"Affected{keyword}"):
@@ -122,6 +116,7 @@ def _check_inflated(path: Path) -> None:
                 raise AdmissionError(CANNOT_UNDERSTAND, f"the deflated data set is larger than {limit}")
 
 
+@parsing(lambda error: AdmissionError(CANNOT_UNDERSTAND, f"cannot be examined: {type(error).__name__}"))
 def examine(
     stored: StoredFile,
     header: FileDataset,
@@ -130,7 +125,10 @@ def examine(
     device_uid: str,
     today: date,
 ) -> Arrival:
-    """What the journal is to know of a stored file, with the reason why it is skipped, if it is."""
+    """What the journal is to know of a stored file, with the reason why it is skipped, if it is.
+
+    Raises AdmissionError for a header that nobody thought of: it must not hold up the others.
+    """
     meta = header.file_meta
     information = bytes(meta.get("PrivateInformation", b""))
     return Arrival(
@@ -144,7 +142,7 @@ def examine(
         series_instance_uid=str(header.SeriesInstanceUID),
         sop_instance_uid=str(header.SOPInstanceUID),
         sop_class_uid=str(header.SOPClassUID),
-        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        transfer_syntax_uid=str(meta.get("TransferSyntaxUID") or ""),
         modality=_text(header, "Modality"),
         patient_id=_text(header, "PatientID"),
         patient_name=_text(header, "PatientName"),
@@ -169,7 +167,7 @@ def skip_reason(header: FileDataset, rules: StudyRules, device_uid: str, today: 
     modality = _text(header, "Modality")
     if modality not in rules.accept.modalities:
         return f"modality {modality or 'not stated'} is not accepted"
-    image_type = [str(value).upper() for value in header.get("ImageType") or ()]
+    image_type = [str(value).upper() for value in _values(header, "ImageType")]
     if image_type[:2] == ["DERIVED", "SECONDARY"]:
         return "ImageType DERIVED\\SECONDARY"
     if _text(header, "QualityControlImage").upper() == "YES":
@@ -188,8 +186,15 @@ def _text(header: FileDataset, keyword: str) -> str:
     return str(header.get(keyword) or "").strip()
 
 
+def _values(header: FileDataset, keyword: str) -> list[object]:
+    """The values of an attribute, also where its VR is another than the standard's."""
+    value = header.get(keyword)
+    return list(value) if isinstance(value, (MultiValue, Sequence)) else [value]
+
+
 def _is_animal(header: FileDataset) -> bool:
-    codes = [str(item.get("CodeValue", "")) for item in header.get("PatientSpeciesCodeSequence") or ()]
+    items = [item for item in _values(header, "PatientSpeciesCodeSequence") if isinstance(item, Dataset)]
+    codes = [str(item.get("CodeValue", "")) for item in items]
     described = _text(header, "PatientSpeciesDescription").lower()
     if codes:
         return not _HUMAN_CODES.intersection(codes)

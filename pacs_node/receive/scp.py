@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import cast
@@ -38,7 +37,6 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE, _config, evt
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
@@ -47,7 +45,7 @@ from pacs_node import __version__
 from pacs_node.config import Node, Peer
 from pacs_node.errors import AdmissionError, ConfigError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.receive import admission, commitment
+from pacs_node.receive import admission, commitment, connection
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 REQUEST_SECONDS = 30.0
@@ -139,8 +137,8 @@ class StorageScp:
         # pynetdicom then takes the first transfer syntax of each proposal; on_requested puts ours first.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, _limit),
-            (evt.EVT_CONN_CLOSE, _let_go),
+            (evt.EVT_CONN_OPEN, connection.bound, [STALL_SECONDS, self._node.max_pdu]),
+            (evt.EVT_CONN_CLOSE, connection.let_go),
             (evt.EVT_REQUESTED, self.on_requested),
             (evt.EVT_ACCEPTED, lambda _: self._count("associations_accepted")),
             (evt.EVT_REJECTED, lambda _: self._count("associations_rejected")),
@@ -170,7 +168,7 @@ class StorageScp:
             if association.is_established:
                 association.abort()
             else:
-                _hang_up(association)
+                connection.hang_up(association)
 
     def on_requested(self, event: evt.Event) -> None:
         """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4).
@@ -233,31 +231,6 @@ class StorageScp:
             calling=sender.calling_ae_title,
         )
         return _status(status, comment)
-
-
-def _limit(event: evt.Event) -> None:
-    """pynetdicom waits for ever inside a PDU: a sender that stalls there would hold two threads for good."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.settimeout(STALL_SECONDS)
-
-
-def _let_go(event: evt.Event) -> None:
-    """pynetdicom waits on for the request of a connection that is closed: probes would take all places."""
-    if event.assoc.requestor.primitive is None:
-        event.assoc.dul.to_user_queue.put(None)
-
-
-def _hang_up(association: Association) -> None:
-    """Close the connection of an association that is not yet, or no longer, one.
-
-    A-ABORT is no event of the state machine before the request and after a rejection (PS3.8 9.2.3, Sta2 and
-    Sta13): pynetdicom's thread would end with an exception there.
-    """
-    connection = association.dul.socket
-    if connection is not None and connection.socket is not None:
-        with suppress(OSError):
-            connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 class _FreeSpace:

@@ -24,6 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pacs_node.analyze import decode, pixels
 from pacs_node.errors import InputError
+from pacs_node.reading import parsing
 from pacs_node.training import duplicates
 
 SPLITS = ("train", "val", "test")
@@ -211,16 +212,16 @@ def _sample(path: Path, folder: Path, split: str, positive: bool) -> Sample:
 
 def _header(path: Path) -> Dataset:
     """What `_sample` needs of a DICOM file's header. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            # pydicom warns of odd values and quotes them; they may be the patient's.
-            warnings.simplefilter("ignore")
-            wanted = ["SOPInstanceUID", "PatientID", *TRAITS]
-            header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
-            header.walk(lambda *_: None)  # a value is parsed, and may be wrong, when it is first looked at
-            return header
-    except decode.READ_ERRORS as error:
-        raise InputError(f"{path}: its DICOM header cannot be read ({type(error).__name__})") from error
+    with (
+        parsing(lambda e: InputError(f"{path}: its DICOM header cannot be read ({type(e).__name__})")),
+        warnings.catch_warnings(),
+    ):
+        # pydicom warns of odd values and quotes them; they may be the patient's.
+        warnings.simplefilter("ignore")
+        wanted = ["SOPInstanceUID", "PatientID", *TRAITS]
+        header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        header.walk(lambda *_: None)  # a value is parsed, and may be wrong, when it is first looked at
+        return header
 
 
 def _mark(mark: Mapping[str, Sequence[float]], regions: Path) -> Mark:

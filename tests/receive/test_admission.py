@@ -11,6 +11,7 @@ from pacs_node.config import Accept, Peer, StudyRules
 from pacs_node.demo import phantom
 from pacs_node.errors import AdmissionError
 from pacs_node.receive import admission
+from pacs_node.records import StoredFile
 
 TODAY = date(2026, 1, 10)
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
@@ -31,6 +32,26 @@ def species(code: str) -> list[Dataset]:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "SCT", "species"
     return [item]
+
+
+def test_a_text_where_the_species_belong_names_no_animal(tmp_path: Path) -> None:
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    dataset.add_new("PatientSpeciesCodeSequence", "LO", "dog")
+    path = tmp_path / "image.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    assert admission.skip_reason(admission.read_header(path), StudyRules(), "", TODAY) is None
+
+
+def test_a_header_that_nobody_thought_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("as told")
+
+    path = tmp_path / "image.dcm"
+    phantom.dataset(1, rows=64, columns=64).save_as(path, enforce_file_format=True)
+    header = admission.read_header(path)
+    monkeypatch.setattr(admission, "skip_reason", fail)
+    with pytest.raises(AdmissionError, match=r"cannot be examined: KeyError$"):
+        admission.examine(StoredFile("0" * 64, 1, path), header, 0.0, StudyRules(), "", TODAY)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +110,7 @@ def test_what_cannot_be_identified_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="length"):
         dataset.StudyInstanceUID = "1." + "2" * admission.MAX_UID_LENGTH
     dataset.save_as(path, enforce_file_format=True)
-    with pytest.raises(AdmissionError, match="StudyInstanceUID has more than 128"):
+    with pytest.raises(AdmissionError, match="StudyInstanceUID is not one UID of at most 128"):
         admission.read_header(path)
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fuzz_pdus
 import pytest
 from pynetdicom import AE, evt
 
@@ -167,6 +168,65 @@ def test_a_sender_that_stalls_is_cut_off(
             pass
         wait_until(lambda: threading.active_count() <= threads, 20)
     wait_until(lambda: descriptors() <= handles, 20)
+    assert traces(files) == []
+    assert echo(port) == 0
+
+
+def without_abstract_syntax(request: bytes) -> bytes:
+    """The first presentation context loses what it is for; its transfer syntaxes stay (PS3.8 9.3.2.2)."""
+    fixed, items = fuzz_pdus.items(request)
+    at = next(number for number, item in enumerate(items) if item[:1] == b"\x20")
+    size = 4 + struct.unpack_from(">H", items[at], 10)[0]
+    kept = items[at][4:8] + items[at][8 + size :]
+    items[at] = struct.pack(">BBH", 0x20, 0, len(kept)) + kept
+    return fuzz_pdus.pdu(fuzz_pdus.REQUEST, fixed[6:] + b"".join(items))
+
+
+def even_context(request: bytes) -> bytes:
+    at = request.index(b"\x20\0", 74)
+    return request[: at + 4] + b"\2" + request[at + 5 :]
+
+
+def without_command(command: bytes) -> bytes:
+    """A command set that does not say which command it is."""
+    kept = command[:12] + command[12:].replace(b"\0\0\0\1", b"\0\0\0\2", 1)
+    assert kept != command
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("pdu", "change"),
+    [
+        (0, lambda pdu: fuzz_pdus.pdu(1, bytes(68), 0xFFFFFFFF)),
+        (0, without_abstract_syntax),
+        (0, even_context),
+        (1, lambda pdu: fuzz_pdus.pdu(4, b"", 0xFFFFFFFF)),
+        (1, without_command),
+        (1, lambda pdu: fuzz_pdus.pdu(7, b"\0\0\x28\x28")),
+    ],
+    ids=["4 GB request", "context of nothing", "even context", "4 GB", "no command", "odd abort"],
+)
+def test_a_sender_that_makes_no_sense_is_hung_up_on_at_once(
+    port: int,
+    files: FileStore,
+    recorded: list[bytes],
+    capfd: pytest.CaptureFixture[str],
+    wait_until: WaitUntil,
+    pdu: int,
+    change: Callable[[bytes], bytes],
+) -> None:
+    """It stays connected, and yet no thread waits for it or dies of it."""
+    threads, handles = threading.active_count(), descriptors()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        if pdu:
+            connection.sendall(recorded[0])
+            assert read_pdu(connection) == A_ASSOCIATE_AC
+        connection.sendall(change(recorded[pdu]))
+        while read_pdu(connection):
+            pass
+        wait_until(lambda: threading.active_count() <= threads, 20)
+    wait_until(lambda: descriptors() <= handles, 20)
+    assert "Traceback" not in capfd.readouterr().err
     assert traces(files) == []
     assert echo(port) == 0
 

@@ -1,0 +1,88 @@
+"""Reading DICOM files that may be damaged: what pydicom raises then, and what can be read all the same."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from pydicom import dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+
+from pacs_node.errors import DecodeError, PacsNodeError
+
+# RuntimeError: sequences nested deeper than Python recurses, and VRs that do not exist.
+_PARSE_ERRORS = (
+    *(InvalidDicomError, BytesLengthException, EOFError, OSError, struct.error, zlib.error, RuntimeError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+)
+
+
+@contextmanager
+def parsing(failure: Callable[[Exception], PacsNodeError]) -> Iterator[None]:
+    """Turn what pydicom and decoders raise on damaged files, as far as was seen, into `failure`.
+
+    A disk that fails, and too little memory, are not the file's fault: those errors stay what they are.
+    """
+    try:
+        yield
+    except _PARSE_ERRORS as error:
+        if is_disk(error):
+            raise
+        raise failure(error) from error
+
+
+def is_disk(error: BaseException) -> bool:
+    """Whether the disk, full or away, is to blame. pydicom, too, raises OSError, but without a number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def header(path: Path) -> FileDataset:
+    """The header of a stored object without its pixel data and without what is broken in it.
+
+    Raises DecodeError where that is nothing.
+    """
+    with parsing(lambda error: DecodeError(f"not a readable DICOM file ({type(error).__name__})")):
+        dataset = dcmread(path, stop_before_pixels=True)
+    drop_broken(dataset)
+    return dataset
+
+
+def drop_broken(dataset: Dataset) -> None:
+    """Take out the elements that cannot be read or not be written again, as if absent; in nested items too.
+
+    Of those belongs a sequence where the standard has a value, and the reverse. pydicom reads a value when it
+    is asked for: one broken element would break whatever comes by it.
+    """
+    for tag in list(dataset.keys()):
+        try:
+            with parsing(lambda error: DecodeError(type(error).__name__)):
+                element = dataset[tag]
+                if dictionary_has_tag(tag) and (element.VR == "SQ") != (dictionary_VR(tag) == "SQ"):
+                    raise ValueError(f"{element.VR} is not the VR of {tag}")
+                if element.VR == "SQ":
+                    for item in element.value:
+                        drop_broken(item)
+                else:
+                    encodings = cast("list[str]", dataset.original_character_set)
+                    write_data_element(_nowhere(), element, encodings)
+        except DecodeError:
+            del dataset[tag]
+
+
+def _nowhere() -> DicomBytesIO:
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    return file
+
+
+def reason(error: Exception) -> str:
+    """An error's message on one line of bearable length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

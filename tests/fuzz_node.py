@@ -1,0 +1,225 @@
+"""A node without its network that is given files nobody should send, and what came of each.
+
+As a program it is the child of `benchmarks/fuzz.py`, which tells it one case after the other, and so knows
+which one killed it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import fuzz_files
+import structlog
+import viewer_rules
+from brightness import Brightness
+from pydicom import dcmread
+
+from pacs_node import node
+from pacs_node.config import Settings
+from pacs_node.errors import AdmissionError
+from pacs_node.files import FileStore
+from pacs_node.journal import audit, views
+from pacs_node.journal.database import Database
+from pacs_node.receive import admission
+from pacs_node.report.text import as_text
+from pacs_node.worker import Worker
+
+ENDS = {"ANALYZED": "analyzed", "FAILED": "analysis_failed", "SKIPPED": "skipped"}
+"""The last states of an instance, and the audit event that leads there."""
+
+
+@dataclass
+class Outcome:
+    """What came of one case."""
+
+    files: list[str] = field(default_factory=list)
+    """Of each file: refused, duplicate, skipped, analyzed or failed."""
+    reasons: list[str] = field(default_factory=list)
+    """Why, of those that were not analyzed."""
+    wrong: list[str] = field(default_factory=list)
+    """What must never be; empty where the node kept its promises."""
+
+
+class _NoLeases:
+    def hold(self, token: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class Bench:
+    """A node in a folder of its own, of which the journal may be elsewhere."""
+
+    def __init__(self, folder: Path, database_url: str = "") -> None:
+        storage = {"path": folder, "database": database_url}
+        destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+        self.now = 1_800_000_000.0
+        self.settings = Settings.model_validate({"storage": storage, "destinations": [destination]})
+        self.database = Database(self.settings.database_url, lambda: self.now)
+        self.database.migrate()
+        self.files = FileStore(folder)
+        self.identity = self.database.identity("NODE")
+
+    def run(self, contents: Sequence[bytes]) -> Outcome:
+        """Receive, register, analyze and report these files; then look whether each has its answer."""
+        outcome = Outcome()
+        try:
+            refused = [self._spool(content) for content in contents]
+            node.take_in(self.settings, self.database, self.files, self.identity, {})
+            if self.files.spooled():
+                outcome.wrong.append("the intake left something in the spool")
+            self._work()
+            self._look(contents, refused, outcome)
+        except Exception as error:  # noqa: BLE001 - what escapes from the node is what is looked for
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            outcome.wrong.append(
+                f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"[:300]
+            )
+        return outcome
+
+    def _spool(self, content: bytes) -> str | None:
+        """As the SCP does; what it refuses lies in the spool all the same, as after a fault of the disk."""
+        try:
+            self.files.spool([content], admission.read_header)
+        except AdmissionError as error:
+            self.files.spool([content], str)
+            return str(error)
+        return None
+
+    def _work(self) -> None:
+        worker = Worker(self.settings, self.database, self.files, self.identity, Brightness(0.2), _NoLeases())
+        for _ in range(8):
+            while worker.step():
+                pass
+            self.now += 180
+
+    def _look(self, contents: Sequence[bytes], refused: Sequence[str | None], outcome: Outcome) -> None:
+        events = list(audit.events(self.database))
+        told = {event.details.get("sha256"): event for event in events if "sha256" in event.details}
+        seen: set[str] = set()
+        for content, why in zip(contents, refused, strict=True):
+            sha256 = hashlib.sha256(content).hexdigest()
+            event = told.get(sha256)
+            if event is None:
+                outcome.wrong.append("no audit line tells of a file")
+            elif (event.event == "unreadable") != (why is not None):
+                outcome.wrong.append(f"refused ({why}), then audited as {event.event}")
+            elif why is not None:
+                outcome.files.append("refused")
+                outcome.reasons.append(why)
+            elif sha256 in seen:
+                outcome.files.append("duplicate")
+            else:
+                self._look_at_file(sha256, {one.event for one in events}, outcome)
+            seen.add(sha256)
+        if audit.verify(self.database)[1] is not None:
+            outcome.wrong.append("the audit log does not hold")
+        for study in views.studies(self.database, 100):
+            self._look_at_study(study["study_instance_uid"], outcome)
+
+    def _look_at_file(self, sha256: str, events: set[str], outcome: Outcome) -> None:
+        for study in views.studies(self.database, 100):
+            for instance in views.study(self.database, study["study_instance_uid"])["instances"]:  # type: ignore[index]
+                if instance["sha256"] != sha256:
+                    continue
+                state, reason = str(instance["state"]), str(instance["reason"] or "")
+                if state not in ENDS or ENDS[state] not in events:
+                    outcome.wrong.append(f"an instance ends as {state}, without its audit event")
+                outcome.files.append(state.lower())
+                if state != "ANALYZED":
+                    outcome.reasons.append(reason)
+                if reason.startswith("given up"):
+                    outcome.wrong.append(reason)
+                return
+        outcome.wrong.append("a file was let in, and no instance is there")
+
+    def _look_at_study(self, uid: str, outcome: Outcome) -> None:
+        study = views.study(self.database, uid)
+        assert study is not None
+        states = Counter(instance["state"] for instance in study["instances"])
+        reason = str(study["reason"] or "")
+        if study["state"] not in ("READY", "DELIVERED", "SKIPPED", "FAILED"):
+            outcome.wrong.append(f"a study stays {study['state']}")
+        if reason.startswith("given up"):
+            outcome.wrong.append(reason)
+        documents = [result for result in study["results"] if result["role"] == "SR"]
+        if states["ANALYZED"] + states["FAILED"] and not documents and "identity conflict" not in reason:
+            outcome.wrong.append("a study with images got no answer")
+        for result in study["results"]:
+            dataset = dcmread(self.files.path(result["sha256"]))
+            if result["role"] == "SR":
+                viewer_rules.ohif(dataset)
+                viewer_rules.stone(dataset)
+                viewer_rules.weasis(dataset)
+                as_text(dataset)
+            else:
+                dataset.pixel_array  # noqa: B018 - it can be decoded
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+
+class Benches:
+    """A new node for each case, copied from one that was made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        Bench(folder / "template").close()
+
+    def run(self, contents: Sequence[bytes]) -> Outcome:
+        """As `Bench.run`, on a node that has seen nothing yet."""
+        place = self._folder / "node"
+        shutil.copytree(self._folder / "template", place)
+        bench = Bench(place)
+        try:
+            return bench.run(contents)
+        finally:
+            bench.close()
+            shutil.rmtree(place)
+
+
+def quiet() -> None:
+    """No log: what it would say is what is looked for in the journal."""
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    warnings.simplefilter("ignore")
+
+
+def peak_mb() -> float:
+    """The most memory since the last call, as the kernel counts it, in 10^6 bytes."""
+    status = Path("/proc/self/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(peak) * 1024 / 1e6
+
+
+def main() -> None:
+    """Try the cases that standard input names, one a line: a number of the mutated files' cases."""
+    folder, seed = Path(sys.argv[1]), sys.argv[2]
+    quiet()
+    begin: list[fuzz_files.Seed] = pickle.loads((folder.parent / "seeds").read_bytes())
+    benches = Benches(folder)
+    peak_mb()
+    for line in sys.stdin:
+        what, contents = fuzz_files.case(seed, int(line), begin)
+        start = time.monotonic()
+        outcome = benches.run(contents)
+        told = asdict(outcome) | {"what": what, "mb": peak_mb(), "seconds": time.monotonic() - start}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

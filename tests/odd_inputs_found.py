@@ -1,0 +1,99 @@
+"""What `benchmarks/fuzz.py` brought to light: each of these once stopped a report, or the intake."""
+
+from __future__ import annotations
+
+from odd_inputs import Case, as_bytes, xray
+from odd_inputs_headers import raw
+
+
+def with_vr(element: bytes, vr: bytes) -> bytes:
+    """The phantom, of which one element begins otherwise after its tag; `element`: how it begins."""
+    data = as_bytes(xray())
+    assert element in data
+    return data.replace(element, element[:4] + vr, 1)
+
+
+def cut_in_a_sequence() -> bytes:
+    data = as_bytes(xray())
+    return data[: data.index(b"\x54\0\x20\2SQ") + 30]
+
+
+def cut_in_a_sequence_without_length() -> bytes:
+    data = as_bytes(xray())
+    at = data.index(b"\x54\0\x20\2SQ") + 8
+    return data[:at] + b"\xff\xff\xff\xff" + data[at + 4 : at + 30]
+
+
+def header_last() -> bytes:
+    """The pixel data twice, the first time before most that describes it."""
+    data = as_bytes(xray())
+    pixels, rows = data.index(b"\xe0\x7f\x10\0OW"), data.index(b"\x28\0\x10\0US")
+    return data[:rows] + data[pixels:] + data[rows:]
+
+
+CASES = {
+    "Found by fuzzing": [
+        Case(
+            "unknown VR of an attribute that is not needed",
+            "the attribute is as if absent; it stopped the report of all images of its study",
+            lambda: with_vr(b"\x08\0\x70\0LO", b"ZZ"),
+        ),
+        Case(
+            "unknown VR of the window",
+            "what tells how the pixels are to be seen must not be guessed",
+            lambda: with_vr(b"\x28\0\x50\x10DS", b"ZZ"),
+            "failed: the pixel data cannot be decoded: NotImplementedError...",
+        ),
+        Case(
+            "file cut in a sequence of the header",
+            "pydicom raises OSError; taken for the disk's, the study was tried again for ever",
+            cut_in_a_sequence,
+            "failed: the object has no pixel data",
+        ),
+        Case(
+            "file cut in a sequence of undefined length",
+            "pydicom raises OSError; the sender was told to come again later, and the intake stood still",
+            cut_in_a_sequence_without_length,
+            "refused: 0xC000 not a readable data set: OSError",
+        ),
+        Case(
+            "header after the pixel data",
+            "elements ascend (PS3.5 7.1); the report knew neither patient nor size",
+            header_last,
+            "failed: elements come after the pixel data that belong before it",
+        ),
+        Case(
+            "sequence sent as a value",
+            "codes without items; they stopped the report",
+            lambda: with_vr(b"\x08\0\x32\x10SQ", b"OB"),
+        ),
+        Case(
+            "rescale sent as a sequence",
+            "what tells how the pixels are to be seen must not be guessed",
+            lambda: with_vr(b"\x28\0\x53\x10DS\4\x001.0 ", b"SQ\0\0\0\0\0\0"),
+            "failed: the pixel data cannot be decoded: TypeError: a sequence where a value belongs",
+        ),
+        Case(
+            "value that cannot be written again",
+            "a study date said to be a number, in letters of no character set; it stopped the report",
+            lambda: with_vr(b"\x08\0\x20\0DA\x08\x0020260105", b"IS\2\0\x80 "),
+        ),
+        Case(
+            "UID of two values",
+            "a backslash in it (PS3.5 6.4); no result could refer to it",
+            lambda: raw("SeriesInstanceUID", "UI", "1.2\\3.4"),
+            "refused: 0xC000 SeriesInstanceUID is not one UID of at most 128 printable characters",
+        ),
+        Case(
+            "SOP class of another VR",
+            "a text is not a UID; the intake stood still",
+            lambda: with_vr(b"\x08\0\x16\0UI", b"LO"),
+            "refused: 0xC000 SOPClassUID is not one UID of at most 128 printable characters",
+        ),
+        Case(
+            "image type of another VR",
+            "a number where texts belong; the intake stood still",
+            lambda: raw("ImageType", "US", "AB"),
+        ),
+    ],
+}
