@@ -55,11 +55,11 @@ class Classifier:
             raise ModelError(
                 'model.device is "cuda", but torch finds no CUDA device; "auto" falls back to the CPU'
             )
-        self._device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+        self.device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
         # Pooling a large image is many times faster with the channels last.
         self._networks = [
             network if isinstance(network, OnnxNetwork) else network.to(memory_format=torch.channels_last)
-            for network in (network.to(self._device) for network in package.networks)
+            for network in (network.to(self.device) for network in package.networks)
         ]
         self._manifest = package.manifest
         self._guard = package.guard
@@ -123,10 +123,10 @@ class Classifier:
         """
         shown = self._manifest.input
         squares = [pixels.letterbox(image, size or shown.size, shown.stretch) for image in images]
-        inputs = torch.from_numpy(np.stack([square for square, _ in squares])[:, None]).to(self._device)
+        inputs = torch.from_numpy(np.stack([square for square, _ in squares])[:, None]).to(self.device)
         if shown.mean:
             mean, std = (
-                torch.tensor(values, device=self._device)[:, None, None] for values in (shown.mean, shown.std)
+                torch.tensor(values, device=self.device)[:, None, None] for values in (shown.mean, shown.std)
             )
             inputs = (inputs - mean) / std
         return inputs, [placement for _, placement in squares]

@@ -47,26 +47,18 @@ def check(context: typer.Context) -> None:
     """Check the configuration and the model package that it names."""
     from pacs_node.analyze import package
     from pacs_node.journal.database import Database
-    from pacs_node.operate import housekeeping
+    from pacs_node.operate.doctor import configuration
 
     settings = of(context).settings()
     package.load(settings.model.path)
-    for name, cron in settings.schedule:
-        housekeeping.trigger(name, cron)
+    configuration.confirm(settings)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"configuration: {of(context).config or 'defaults'}")
     console.print(f"listens as {settings.node.ae_title} on {settings.node.host}:{settings.node.port}")
     console.print(f"journal: {Database(settings.database_url).name}")
     console.print(f"model: {settings.model.path}")
-    if not settings.peers:
-        console.print("warning: no [[peers]]: anyone may send")
-    if not settings.destinations:
-        console.print("warning: no [[destinations]]: results are made and kept, but sent nowhere")
-    peers = {peer.ae_title for peer in settings.peers}
-    for one in settings.destinations:
-        if peers and one.commitment and one.commitment.ae_title not in peers:
-            refused = f"{one.commitment.ae_title} may not answer: it is not among the [[peers]]"
-            console.print(f"warning: destinations.{one.name}.commitment: {refused}")
+    for warning in configuration.warnings(settings):
+        console.print(f"warning: {warning}")
 
 
 def show(context: typer.Context) -> None:

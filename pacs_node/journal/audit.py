@@ -112,8 +112,10 @@ def last(database: Database, prefix: str) -> AuditEvent | None:
     return None if row is None else _event(row)
 
 
-def verify(database: Database) -> tuple[int, str | None]:
+def verify(database: Database, newest: int | None = None) -> tuple[int, str | None]:
     """Check the chain: how many events there are, and what is wrong with the first bad one (None: nothing).
+
+    With `newest`, only so many events at its end are read.
 
     It shows an altered, inserted or missing event, and a log cut off at its end or written behind our back.
     Who can rewrite the whole log and its head is caught only by an exported copy of an earlier hash.
@@ -122,6 +124,11 @@ def verify(database: Database) -> tuple[int, str | None]:
     query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
     with database.read() as connection:
         head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
+        if newest is not None and head is not None and head.seq > newest:
+            count = head.seq - newest
+            before = sa.select(AuditRow.hash).where(AuditRow.seq == count)
+            previous = connection.execute(before).scalar_one_or_none() or ""
+            query = query.where(AuditRow.seq > count)
         with connection.execute(query, execution_options={"yield_per": _PAGE}) as rows:
             for row in rows.mappings():
                 values = {key: row[key] for key in row if key != "hash"}

@@ -43,7 +43,12 @@ class Database:
     @property
     def exists(self) -> bool:
         """Whether there is a journal already; `migrate` makes one."""
-        return self._backend.exists and self._revision() is not None
+        return self.revision is not None
+
+    @property
+    def revision(self) -> str | None:
+        """The schema that the database has, newer ones being greater; None where there is no journal."""
+        return self._revision() if self._backend.exists else None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -67,7 +72,7 @@ class Database:
         Several processes may do so at once. Raises JournalError where the database is of a newer version of
         pacs-node, or cannot be used.
         """
-        if self._backend.exists and self._revision() == REVISION:
+        if self.revision == REVISION:
             return
         with self.write() as connection:
             self._backend.before_upgrade(connection)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pacs_node.journal import commitments, counting
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
-from pacs_node.records import DeliveryState, StudyState
+from pacs_node.records import DeliveryState, InstanceState, StudyState
 
 
 class Answer(NamedTuple):
@@ -49,6 +49,27 @@ def counts(database: Database) -> dict[str, dict[str, int]]:
             }
             for name, row in tables.items()
         }
+
+
+class Image(NamedTuple):
+    """An X-ray as it came in."""
+
+    received_at: float
+    calling_ae_title: str
+    address: str
+    sha256: str
+
+
+def newest_images(database: Database, limit: int) -> list[Image]:
+    """The X-rays that came last, newest first; what is not analyzed is left out."""
+    query = (
+        sa.select(*(getattr(InstanceRow, name) for name in Image._fields))
+        .where(InstanceRow.state != InstanceState.SKIPPED)
+        .order_by(InstanceRow.id.desc())
+        .limit(limit)
+    )
+    with database.read() as connection:
+        return [Image(*row) for row in connection.execute(query)]
 
 
 def studies(database: Database, limit: int) -> list[dict[str, Any]]:
