@@ -56,11 +56,11 @@ class Classifier:
             raise ModelError(
                 'model.device is "cuda", but torch finds no CUDA device; "auto" falls back to the CPU'
             )
-        self._device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+        self.device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
         # Pooling a large image is many times faster with the channels last.
         self._networks = [
             network if isinstance(network, OnnxNetwork) else network.to(memory_format=torch.channels_last)
-            for network in (network.to(self._device) for network in package.networks)
+            for network in (network.to(self.device) for network in package.networks)
         ]
         self._manifest = package.manifest
         self._guard = package.guard
@@ -95,10 +95,10 @@ class Classifier:
     def stats(self) -> dict[str, float]:
         """Images and seconds so far; on CUDA, bytes of memory held, held at most, and there."""
         told = {"inference_images": float(self._images), "inference_seconds": round(self._seconds, 6)}
-        if self._device.type == "cuda":
-            told["gpu_used_bytes"] = float(torch.cuda.memory_reserved(self._device))
-            told["gpu_peak_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
-            told["gpu_total_bytes"] = float(torch.cuda.get_device_properties(self._device).total_memory)
+        if self.device.type == "cuda":
+            told["gpu_used_bytes"] = float(torch.cuda.memory_reserved(self.device))
+            told["gpu_peak_bytes"] = float(torch.cuda.max_memory_reserved(self.device))
+            told["gpu_total_bytes"] = float(torch.cuda.get_device_properties(self.device).total_memory)
         return told
 
     def _forward(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
@@ -137,10 +137,10 @@ class Classifier:
         """
         shown = self._manifest.input
         squares = [pixels.letterbox(image, size or shown.size, shown.stretch) for image in images]
-        inputs = torch.from_numpy(np.stack([square for square, _ in squares])[:, None]).to(self._device)
+        inputs = torch.from_numpy(np.stack([square for square, _ in squares])[:, None]).to(self.device)
         if shown.mean:
             mean, std = (
-                torch.tensor(values, device=self._device)[:, None, None] for values in (shown.mean, shown.std)
+                torch.tensor(values, device=self.device)[:, None, None] for values in (shown.mean, shown.std)
             )
             inputs = (inputs - mean) / std
         return inputs, [placement for _, placement in squares]

@@ -127,15 +127,14 @@ def check(
     """
     from pacs_node.cli.explain import explain
     from pacs_node.journal.database import Database
-    from pacs_node.operate import housekeeping
+    from pacs_node.operate.doctor import configuration
 
     settings = of(context).settings()
     with working("checking the model"):
         from pacs_node.analyze import package
 
         package.load(settings.model.path)
-    for name, cron in settings.schedule:
-        housekeeping.trigger(name, cron)
+    configuration.confirm(settings)
     told = [
         ("configuration", str(of(context).config or "defaults")),
         *explain(settings),
@@ -144,28 +143,17 @@ def check(
     ]
     if json:
         print_json(
-            {"explained": [f"{topic}: {said}" for topic, said in told], "warnings": _warnings(settings)}
+            {
+                "explained": [f"{topic}: {said}" for topic, said in told],
+                "warnings": configuration.warnings(settings),
+            }
         )
         return
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for topic, said in told:
         console.print(f"{topic}: {said}")
-    for warning in _warnings(settings):
+    for warning in configuration.warnings(settings):
         console.print(f"warning: {warning}")
-
-
-def _warnings(settings: Settings) -> list[str]:
-    warnings = []
-    if not settings.peers:
-        warnings.append("no [[peers]]: anyone may send")
-    if not settings.destinations:
-        warnings.append("no [[destinations]]: results are made and kept, but sent nowhere")
-    peers = {peer.ae_title for peer in settings.peers}
-    for one in settings.destinations:
-        if peers and one.commitment and one.commitment.ae_title not in peers:
-            refused = f"{one.commitment.ae_title} may not answer: it is not among the [[peers]]"
-            warnings.append(f"destinations.{one.name}.commitment: {refused}")
-    return warnings
 
 
 def show(context: typer.Context) -> None:

@@ -139,7 +139,7 @@ def verify(context: typer.Context, json: Json = False) -> None:
 
     database = of(context).database()
     total = audit.head(database)[0]
-    count, problem = audit.verify(database, partial(progress, what="verifying", total=total))
+    count, problem = audit.verify(database, watch=partial(progress, what="verifying", total=total))
     if json:
         print_json({"events": count, "problem": problem})
         raise typer.Exit(1 if problem else 0)

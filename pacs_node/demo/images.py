@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
-from pacs_node.demo.phantom import two_views
+from pacs_node.demo.anatomy import View
+from pacs_node.demo.header import StudyHeader
+from pacs_node.demo.phantom import dataset, two_views
 from pacs_node.demo.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.receive.admission import read_header
@@ -25,6 +29,24 @@ def phantoms(folder: Path) -> dict[str, list[Path]]:
         two_views(3, rows=2048, columns=1638, laterality="L", kind="CR", photometric="MONOCHROME1"),
     )
     return _saved((image for study in studies for image in study), folder)
+
+
+def test_study() -> list[FileDataset]:
+    """Two phantom views of now, in a study of their own whose every name says that it is a test."""
+    now = datetime.now().astimezone()
+    study = StudyHeader(
+        study_instance_uid=f"2.25.{uuid.uuid4().int}",
+        patient_id="PACSNODE-TEST",
+        patient_name="PACSNODE^TEST",
+        patient_birth_date="19800101",
+        patient_sex="O",
+        study_date=f"{now:%Y%m%d}",
+        study_time=f"{now:%H%M%S}",
+        study_id="PACSNODE-TEST",
+        study_description="TEST of pacs-node, a phantom, may be deleted",
+    )
+    views: tuple[View, View] = ("PA", "LL")
+    return [dataset(23, fractured=True, rows=1024, columns=819, view=view, study=study) for view in views]
 
 
 def from_files(inputs: Sequence[Path], folder: Path) -> dict[str, list[Path]]:

@@ -136,9 +136,13 @@ def newest(database: Database, names: Collection[str], after: int = 0) -> list[A
 
 
 def verify(
-    database: Database, watch: Callable[[Iterable[sa.RowMapping]], Iterable[sa.RowMapping]] = iter
+    database: Database,
+    last_events: int | None = None,
+    watch: Callable[[Iterable[sa.RowMapping]], Iterable[sa.RowMapping]] = iter,
 ) -> tuple[int, str | None]:
     """Check the chain: how many events there are, and what is wrong with the first bad one (None: nothing).
+
+    With `last_events`, only so many events at its end are read.
 
     It shows an altered, inserted or missing event, and a log cut off at its end or written behind our back.
     Who can rewrite the whole log and its head is caught only by an exported copy of an earlier hash. `watch`
@@ -148,6 +152,11 @@ def verify(
     query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
     with database.read() as connection:
         head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
+        if last_events is not None and head is not None and head.seq > last_events:
+            count = head.seq - last_events
+            before = sa.select(AuditRow.hash).where(AuditRow.seq == count)
+            previous = connection.execute(before).scalar_one_or_none() or ""
+            query = query.where(AuditRow.seq > count)
         with connection.execute(query, execution_options={"yield_per": _PAGE}) as rows:
             for row in watch(rows.mappings()):
                 values = {key: row[key] for key in row if key != "hash"}

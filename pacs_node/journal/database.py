@@ -47,7 +47,7 @@ class Database:
 
     @property
     def revision(self) -> str | None:
-        """The number of the last migration that it went through; None where there is no journal."""
+        """The schema that the database has, newer ones being greater; None where there is no journal."""
         return self._revision() if self._backend.exists else None
 
     @property

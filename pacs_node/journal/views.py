@@ -71,6 +71,27 @@ def counts(database: Database) -> dict[str, dict[str, int]]:
         }
 
 
+class Image(NamedTuple):
+    """An X-ray as it came in."""
+
+    received_at: float
+    calling_ae_title: str
+    address: str
+    sha256: str
+
+
+def newest_images(database: Database, limit: int) -> list[Image]:
+    """The X-rays that came last, newest first; what is not analyzed is left out."""
+    query = (
+        sa.select(*(getattr(InstanceRow, name) for name in Image._fields))
+        .where(InstanceRow.state != InstanceState.SKIPPED)
+        .order_by(InstanceRow.id.desc())
+        .limit(limit)
+    )
+    with database.read() as connection:
+        return [Image(*row) for row in connection.execute(query)]
+
+
 def studies(database: Database, limit: int) -> list[dict[str, Any]]:
     """The studies that were last heard of, newest first, each with its newest report's words."""
     newest = (

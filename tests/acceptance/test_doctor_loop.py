@@ -1,0 +1,76 @@
+"""`doctor` on a running node with a real PACS: all well, and the whole loop with a phantom."""
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import closing
+
+import pytest
+from acceptance_node import RunningNode
+
+from pacs_node import config
+from pacs_node.demo import images
+from pacs_node.demo.pacs import Address, Orthanc
+from pacs_node.journal.database import Database
+from pacs_node.operate.doctor import Check, pacs
+from pacs_node.operate.doctor.loop import Loop
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+[study]
+quiet_seconds = 1
+[web]
+port = 0
+[[peers]]
+name = "orthanc"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+[[destinations]]
+name = "orthanc"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+def faults(checks: Iterable[Check]) -> Check:
+    (fault,) = [check for check in checks if check.state == "fail"]
+    return fault
+
+
+def test_a_phantom_goes_the_whole_way_or_is_told_where_it_stopped(
+    new_node: Callable[..., RunningNode], orthanc: Orthanc, route: Callable[[Address], None]
+) -> None:
+    node = new_node(CONFIG.format(port=orthanc.address.port), ae_title="DOCTORNODE")
+    settings = config.load(node.storage.parent / "config.toml")
+    (destination,) = settings.destinations
+    with closing(Database(settings.database_url)) as database:
+        loop = Loop(settings, database, destination, images.test_study(), 1, "DOCTORNODE")
+        assert faults(loop.run()).what == "loop: node"
+        node.start()
+        # An Orthanc that does not know us takes the C-ECHO and hangs up on all else.
+        unknown = faults(pacs.destination(settings, destination))
+        assert unknown.what == "orthanc: C-FIND"
+        assert "it does not know our AE title DOCTORNODE" in unknown.found
+        titles = {"doctor": node.address.ae_title, "xray": "XRAY1"}
+        for name, title in titles.items():
+            me = {"AET": title, "Host": "127.0.0.1", "Port": node.address.port}
+            orthanc.rest.put(f"/modalities/{name}", me)
+        stopped = faults(loop.run())
+        assert stopped.what == "loop: forwarded"
+        assert f"does it send to DOCTORNODE, port {node.address.port}" in stopped.advice
+
+    route(node.address)
+    done = node.run("doctor", "--json", "--loop", "orthanc", "--as", "XRAY1")
+    checks = json.loads(done.stdout)
+    assert done.returncode == 0, [check for check in checks if check["state"] == "fail"]
+    told = {check["what"]: check for check in checks}
+    stages = ["sent", "forwarded", "analyzed", "reported", "delivered", "found", "clean up"]
+    assert [what for what in told if what.startswith("loop: ")] == [f"loop: {stage}" for stage in stages]
+    assert "by C-FIND: SC, SC, SR" in told["loop: found"]["found"]
+    assert "PACSNODE^TEST" in told["loop: clean up"]["found"]
+    assert told["roles"]["state"] == told["DICOM port"]["state"] == "ok"
+    assert "held by our role receive" in told["DICOM port"]["found"]
+    assert "DOCTORNODE" in told["orthanc: its side"]["found"]
+    for name in titles:
+        orthanc.rest.call("DELETE", f"/modalities/{name}")
