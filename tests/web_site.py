@@ -16,8 +16,9 @@ from pacs_node.config import Settings, load
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Address
 from pacs_node.demo.stand_in import StandIn
-from pacs_node.journal import roles, views
+from pacs_node.journal import audit, roles, sessions, views
 from pacs_node.journal.database import Database, open_database
+from pacs_node.records import AuditEvent
 from pacs_node.web.users import Role, Users
 
 WaitUntil = Callable[[Callable[[], object], float], None]
@@ -57,6 +58,7 @@ url = "http://127.0.0.1:{closed}/dicom-web"
 username = "node"
 password = "secret-of-the-archive"
 outcomes = ["FAILED"]
+max_attempts = 2
 
 [study]
 quiet_seconds = 0.5
@@ -130,6 +132,14 @@ class Site:
         found = views.study(self.database, study_instance_uid)
         return str(found["state"]) if found else ""
 
+    def events(self, name: str) -> list[AuditEvent]:
+        """The audit events of this name, oldest first."""
+        return [one for one in audit.events(self.database) if one.event == name]
+
+    def end_sessions(self, name: str) -> None:
+        """Log somebody out, as another password does."""
+        sessions.end_all(self.database, name, "test")
+
     def run(self, *arguments: str) -> str:
         """What a command of pacs-node with this node's configuration prints."""
         command = [sys.executable, "-m", "pacs_node", "--config", str(self.folder / "config.toml")]
@@ -165,7 +175,7 @@ def running_site(
         site = Site(_address(database), folder, settings, database, pacs)
         for seed, kind in enumerate(NAMES, start=1):
             site.studies[kind] = site.send(images(kind, {1: 2, 2: 1}.get(seed, seed)))
-        ended = {"DELIVERED", "SKIPPED", "READY"}
+        ended = {"DELIVERED", "SKIPPED", "QUARANTINED"}
         wait_until(lambda: all(site.state(uid) in ended for uid in site.studies.values()), 120)
         yield site
     finally:

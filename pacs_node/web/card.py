@@ -16,13 +16,15 @@ class _Renderer(RendererHTML):
     """Headings one level lower, tables that scroll, images of FIGURES only, links to other sites only."""
 
     def render(self, tokens: Sequence[Token], options: object, env: object) -> str:
-        for token in tokens:
+        for number, token in enumerate(tokens):
             if token.type in ("heading_open", "heading_close"):
                 token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
+            if token.type == "th_open" and not tokens[number + 1].content:
+                token.tag = tokens[number + 2].tag = "td"
         return super().render(tokens, options, env)  # type: ignore[arg-type]
 
     def table_open(self, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
-        return '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>\n'
+        return '<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>\n'
 
     def table_close(self, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         return "</table></div>\n"
