@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from pacs_node.config import Settings
 from pacs_node.files import FileStore
 from pacs_node.journal.database import Database
-from pacs_node.web import login
+from pacs_node.web import images, login, study, tryout
 from pacs_node.web.access import Guard, Limits
 from pacs_node.web.pages import environment, render
 from pacs_node.web.users import Users
@@ -45,7 +45,7 @@ def create(
     """The application; `stop` ends the streams that otherwise go on for ever."""
     static = StaticFiles(directory=Path(__file__).parent / "static")
     app = Starlette(
-        routes=[*login.routes, Mount("/static", static)],
+        routes=[*login.routes, *study.routes, *images.routes, *tryout.routes, Mount("/static", static)],
         middleware=[Middleware(Guard)],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
