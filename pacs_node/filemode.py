@@ -74,13 +74,17 @@ def analyze_files(
     with tempfile.TemporaryDirectory(prefix="pacs-node-") as folder:
         files = FileStore(Path(folder))
         studies: dict[str, list[_Input]] = {}
+        seen: dict[str, Path] = {}
         for path in paths:
             try:
                 arrival = _take(path, files, settings, node)
             except (AdmissionError, InputError) as error:
                 yield StudyAnswer(f"{path}: {error}", failed=True)
                 continue
-            if arrival.skip_reason:
+            same = seen.setdefault(arrival.sop_instance_uid, path)
+            if same != path:
+                yield StudyAnswer(f"{path}: skipped: the same image as {same.name}", failed=False)
+            elif arrival.skip_reason:
                 yield StudyAnswer(f"{path}: skipped: {arrival.skip_reason}", failed=False)
             else:
                 studies.setdefault(arrival.study_instance_uid, []).append(_Input(path, arrival))

@@ -22,7 +22,7 @@ from pacs_node.config import Settings
 from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
 from pacs_node.journal.database import Database
-from pacs_node.web import health, login, model, system, worklist
+from pacs_node.web import health, images, login, model, study, system, tryout, worklist
 from pacs_node.web.access import Guard, Limits, Shown, keep_private
 from pacs_node.web.alarms import Alarms
 from pacs_node.web.pages import environment, render
@@ -51,6 +51,9 @@ def create(
             *login.routes,
             *health.routes,
             *worklist.routes,
+            *study.routes,
+            *images.routes,
+            *tryout.routes,
             *model.routes,
             *system.routes,
             Mount("/static", static),
