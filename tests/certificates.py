@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pacs_node.config import Tls
+from pacs_node.config import Destination, Tls
 
 
 @dataclass
@@ -47,3 +47,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """One that nobody trusts."""
     return Authority(tmp_path_factory.mktemp("stranger"))
+
+
+def destination(port: int, credentials: Tls | None, host: str = "127.0.0.1") -> Destination:
+    """The AE title PACS at a port of this machine, over TLS or, without credentials, in plain."""
+    made = Destination(name="pacs", ae_title="PACS", host=host, port=port, tls=credentials is not None)
+    return made.secured_by(credentials or Tls())
+
+
+def arguments(credentials: Tls) -> list[str]:
+    """dcmtk's options for a certificate of one's own."""
+    return ["+tls", str(credentials.key), str(credentials.certificate), "+cf", str(credentials.ca)]

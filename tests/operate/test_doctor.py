@@ -1,4 +1,4 @@
-"""`doctor` names the true cause: each fault is planted, and nothing else may be blamed."""
+"""`doctor` names the true cause: faults of the node itself, each the only one that is blamed."""
 
 from __future__ import annotations
 
@@ -7,136 +7,37 @@ import os
 import shutil
 import socket
 import sqlite3
-import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from certificates import Authority
-from pynetdicom import AE, StoragePresentationContexts, evt
+from examined import examine, failed, only_fault, settings
 from untrained import write_package
 
-from pacs_node import config, tls
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import intake, roles
-from pacs_node.journal.database import Database, open_database
-from pacs_node.operate.doctor import Check, examination
+from pacs_node.journal.database import open_database
 from pacs_node.records import Arrival, RunningRole
 
-VERIFICATION = "1.2.840.10008.1.1"
-FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-Listen = Callable[..., int]
-
-
-@pytest.fixture
-def listen() -> Iterator[Listen]:
-    """Start a PACS that takes results, C-ECHO and C-FIND; its port."""
-    servers = []
-
-    def begin(context: ssl.SSLContext | None = None, **rules: object) -> int:
-        ae = AE(ae_title="PACS")
-        ae.supported_contexts = StoragePresentationContexts
-        ae.add_supported_context(VERIFICATION)
-        ae.add_supported_context(FIND)
-        for name, value in rules.items():
-            setattr(ae, name, value)
-        handlers: list[evt.EventHandlerType] = [(evt.EVT_C_FIND, lambda _: iter([(0x0000, None)]))]
-        servers.append(
-            ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context)
-        )
-        return int(servers[-1].server_address[1])
-
-    yield begin
-    for server in servers:
-        server.shutdown()
-
-
-def settings(folder: Path, port: int = 0, text: str = "") -> config.Settings:
-    """Settings with a PACS at that port (0: none), and a text after that; min_free_gb is out of the way."""
-    pacs = f'[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
-    peers = '[[peers]]\nname = "pacs"\nae_title = "PACS"\n'
-    path = folder / "config.toml"
-    least = "" if "min_free_gb" in text else "[storage]\nmin_free_gb = 0\n"
-    own = '[node]\nhost = "127.0.0.1"\nport = 0\n[web]\nport = 0\n'
-    path.write_text(own + least + peers + (pacs if port else "") + text, encoding="utf-8")
-    return config.load(path)
-
-
-def examine(settings: config.Settings, *wanted: str) -> list[Check]:
-    """The checks of these steps; without any named, all but the slow ones about the model."""
-    image = phantom.dataset(1, rows=256, columns=200)
-    with closing(Database(settings.database_url)) as database:
-        steps = examination.steps(settings, "config.toml", database, image)
-        chosen = [
-            one for one in steps if one.what in wanted or not (wanted or one.what in ("decoders", "model"))
-        ]
-        return [check for step in chosen for check in step.run()]
-
-
-def failed(checks: list[Check]) -> list[tuple[str, str]]:
-    return [(check.what, check.found) for check in checks if check.state == "fail"]
-
-
-def only_fault(checks: list[Check]) -> Check:
-    (fault,) = [check for check in checks if check.state == "fail"]
-    return fault
-
-
-def test_where_all_is_well_nothing_is_blamed(tmp_path: Path, listen: Listen) -> None:
-    checks = examine(settings(tmp_path, listen()))
-    assert failed(checks) == []
-    told = {check.what: check for check in checks}
-    assert "answers PACSNODE" in told["pacs: C-ECHO"].found
-    assert "it takes Comprehensive SR" in told["pacs: C-STORE"].found
-    assert "AE title PACSNODE, host 127.0.0.1" in told["pacs: its side"].found
-
-
-def test_1_a_wrong_called_ae_title(tmp_path: Path, listen: Listen) -> None:
-    fault = only_fault(examine(settings(tmp_path, listen(ae_title="OTHER", require_called_aet=True))))
-    assert fault.what == "pacs: C-ECHO"
-    assert "it does not answer to the AE title that we call, PACS" in fault.found
-
-
-def test_2_a_closed_port(tmp_path: Path, free_port: Callable[[], int]) -> None:
-    port = free_port()
-    fault = only_fault(examine(settings(tmp_path, port)))
-    assert f"port {port} is closed" in fault.found
-
-
-def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
-    made = settings(tmp_path, 104)
-    one = made.destinations[0].model_copy(update={"host": "pacs.invalid"})
-    fault = only_fault(examine(made.model_copy(update={"destinations": (one,)})))
-    assert "the host name pacs.invalid is not known" in fault.found
-
-
-def test_3_a_pacs_that_refuses_us(tmp_path: Path, listen: Listen) -> None:
-    fault = only_fault(examine(settings(tmp_path, listen(require_calling_aet=["SOMEBODY"]))))
-    assert "it does not know our calling AE title PACSNODE" in fault.found
-
-
-def test_a_pacs_that_takes_no_reports(tmp_path: Path, listen: Listen) -> None:
-    contexts = [one for one in StoragePresentationContexts if "SR" not in one.abstract_syntax.name]
-    port = listen()
-    made = settings(tmp_path, port)
-    ae = AE(ae_title="PACS")
-    ae.supported_contexts = contexts
-    ae.add_supported_context(VERIFICATION)
-    server = ae.start_server(("127.0.0.1", 0), block=False)
-    one = made.destinations[0].model_copy(update={"port": server.server_address[1]})
-    fault = only_fault(examine(made.model_copy(update={"destinations": (one,)})))
-    server.shutdown()
-    assert (fault.what, fault.found) == ("pacs: C-STORE", "it takes no Comprehensive SR Storage")
+HIDE = """
+import importlib.metadata, sys
+sys.modules["{module}"] = None
+found = importlib.metadata.entry_points
+def entry_points(**which):
+    if not which:
+        return found()
+    return importlib.metadata.EntryPoints(
+        one for one in found(**which) if not one.value.startswith("{module}")
+    )
+importlib.metadata.entry_points = entry_points
+"""
 
 
 @pytest.mark.parametrize(("share", "state"), [(2.0, "fail"), (0.7, "warn"), (0.3, "ok")])
@@ -173,20 +74,6 @@ def run(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[di
     return done.returncode, json.loads(done.stdout)
 
 
-HIDE = """
-import importlib.metadata, sys
-sys.modules["{module}"] = None
-found = importlib.metadata.entry_points
-def entry_points(**which):
-    if not which:
-        return found()
-    return importlib.metadata.EntryPoints(
-        one for one in found(**which) if not one.value.startswith("{module}")
-    )
-importlib.metadata.entry_points = entry_points
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "words", "advice"),
@@ -207,51 +94,6 @@ def test_6_a_missing_decoder(tmp_path: Path, module: str, words: str, advice: st
     assert advice in fault["advice"]
     # Without gdcm nothing at all is decoded.
     assert [check["what"] for check in more] == (["model"] if module == "gdcm" else [])
-
-
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[timedelta], int]]:
-    """Start a web service whose clock is so far ahead; its port."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
-
-    def begin(ahead: timedelta) -> int:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(204)
-                self.end_headers()
-
-            def date_time_string(self, timestamp: float | None = None) -> str:
-                return format_datetime(datetime.now(UTC) + ahead, usegmt=True)
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        running.append((server, thread))
-        return server.server_port
-
-    yield begin
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def stow(port: int) -> str:
-    return f'[[destinations]]\nname = "web"\nkind = "stow"\nurl = "http://127.0.0.1:{port}/dicom-web"\n'
-
-
-@pytest.mark.parametrize("hours", [1, -1])
-def test_7_a_clock_off_by_an_hour_against_the_web_service(
-    tmp_path: Path, web: Callable[[timedelta], int], hours: int
-) -> None:
-    fault = only_fault(examine(settings(tmp_path, text=stow(web(timedelta(hours=hours))))))
-    assert fault.what == "web: clock"
-    assert f"s {'ahead of' if hours > 0 else 'behind'} our clock" in fault.found
-    assert failed(examine(settings(tmp_path, text=stow(web(timedelta()))))) == []
 
 
 @pytest.mark.parametrize(
@@ -322,37 +164,6 @@ def test_9_an_unknown_key_is_the_first_that_is_told(tmp_path: Path) -> None:
     assert shown.returncode == 2
     assert shown.stdout.startswith(f"fail configuration: {check['found']}")
     assert shown.stdout.endswith("0 ok, 0 warnings, 1 failed\n")
-
-
-def test_10_a_web_service_that_cannot_be_reached(tmp_path: Path, free_port: Callable[[], int]) -> None:
-    port = free_port()
-    fault = only_fault(examine(settings(tmp_path, text=stow(port))))
-    assert fault.what == "web: STOW-RS"
-    assert f"port {port} is closed" in fault.found
-
-
-@pytest.mark.parametrize("they", [True, False])
-def test_11_one_side_speaks_tls_and_the_other_does_not(
-    tmp_path: Path, listen: Listen, authority: Authority, they: bool
-) -> None:
-    theirs, ours = authority.issue("theirs"), authority.issue("ours")
-    port = listen(tls.acceptor(theirs) if they else None)
-    files = f'certificate = "{ours.certificate}"\nkey = "{ours.key}"\nca = "{ours.ca}"\n'
-    made = settings(tmp_path, port, f"{'' if they else 'tls = true'}\n[tls]\n{files}")
-    fault = only_fault(examine(made))
-    assert fault.what == "pacs: C-ECHO"
-    expected = "it speaks TLS on this port, we do not" if they else "it speaks no TLS on this port"
-    assert expected in fault.found
-
-
-def test_a_certificate_that_ends_soon(tmp_path: Path, listen: Listen, authority: Authority) -> None:
-    ours = authority.issue("soon", ends=datetime.now(UTC) + timedelta(days=9))
-    files = f'certificate = "{ours.certificate}"\nkey = "{ours.key}"\nca = "{ours.ca}"\n'
-    made = settings(tmp_path, listen(tls.acceptor(ours)), f"tls = true\n[tls]\n{files}")
-    checks = examine(made)
-    assert failed(checks) == []
-    (certificate,) = [check for check in checks if check.what == "certificate"]
-    assert certificate.state == "warn"
 
 
 def test_12_a_gpu_that_is_asked_for_and_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
