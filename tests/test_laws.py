@@ -34,6 +34,8 @@ HOMES = {
     "uvicorn": {"web"},
     "argon2": {"web"},
     "limits": {"web"},
+    "markdown_it": {"web"},
+    "sse_starlette": {"web"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

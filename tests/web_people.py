@@ -63,10 +63,12 @@ class Door:
 
 
 @contextmanager
-def door(database: Database, folder: Path, users: Path, **changes: Any) -> Iterator[Door]:
+def door(
+    database: Database, folder: Path, users: Path, https: bool = False, **changes: Any
+) -> Iterator[Door]:
     """Serve the application with these settings; a trusted proxy stands at PROXY."""
-    web = Web(port=0, users=users, trusted_proxies=(f"{PROXY}/32",))
-    settings = Settings(storage=Storage(path=folder, min_free_gb=0), web=web).model_copy(update=changes)
+    web = Web(port=0, tls=https, users=users, trusted_proxies=(f"{PROXY}/32",))
+    settings = Settings(storage=Storage(path=folder, min_free_gb=0), web=web, **changes)
     services = app.Services(display=lambda _: np.zeros((2, 2), np.float32), try_out=lambda _files, _out: "")
     stop, ready, address = threading.Event(), threading.Event(), []
     made = app.create(settings, database, FileStore(folder), services, stop)
