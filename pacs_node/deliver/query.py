@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from pacs_node.errors import DeliveryError
 
 FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
 MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
-SUCCESS = 0x0000
+SUCCESS, PENDING = 0x0000, 0xFF00
 MOVE_BATCH = 100
 """UIDs in one C-MOVE: a list of them is one attribute value, which some archives limit."""
+MOVE_SECONDS = 900.0
+"""An archive that cannot reach us may say for ever that it is at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class Pacs:
     def move(
         self, study_instance_uid: str, series_instance_uid: str, images: Sequence[str], to_ae_title: str
     ) -> None:
-        """Have images of a series sent to an AE by C-STORE; returns once all were.
+        """Have images of a series sent to an AE by C-STORE; returns once all were, MOVE_SECONDS at most.
 
         The PACS must know the address of that AE title.
         """
@@ -121,9 +124,13 @@ class Pacs:
                 SeriesInstanceUID=series_instance_uid,
                 SOPInstanceUID=list(some),
             )
+            status, end = Dataset(), time.monotonic() + MOVE_SECONDS
             try:
                 # pynetdicom yields every answer; the last one has the final status (PS3.4 C.4.2.1.5).
-                *_, (status, _) = self._association.send_c_move(wanted, to_ae_title, MOVE)
+                for status, _ in self._association.send_c_move(wanted, to_ae_title, MOVE):
+                    if time.monotonic() > end and status.get("Status") == PENDING:
+                        self._association.abort()
+                        raise DeliveryError(f"{self._name} did not end a C-MOVE in {MOVE_SECONDS:g} s")
             except (ValueError, RuntimeError) as error:
                 raise DeliveryError(f"{self._name} takes no C-MOVE: {error}") from None
             if status.get("Status") != SUCCESS:

@@ -114,6 +114,9 @@ def _record(
 ) -> None:
     comment = outcome.comment
     state = judge(outcome, delivery.attempts)
+    if outcome.status == DUPLICATE_SOP_INSTANCE and deliveries.was_sent(database, delivery):
+        # Sent, purged, and made again when the study came again: what is there is ours.
+        state = DeliveryState.SENT
     if state == DeliveryState.PENDING and _is_last(delivery.attempts, destination.max_attempts):
         state = DeliveryState.QUARANTINED
         comment = f"given up after {delivery.attempts} attempts: {comment}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from pacs_node.journal import audit, queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import (
+    AuditRow,
     DeliveryRow,
     ResultRow,
     StudyRow,
@@ -143,6 +145,18 @@ def add(connection: sa.Connection, uids: Sequence[str], role: str, destination: 
     ]
     if rows:
         connection.execute(sa.insert(DeliveryRow), rows)
+
+
+def was_sent(database: Database, delivery: Delivery) -> bool:
+    """Whether the audit log, which outlives a purge, says that this UID was sent to this destination."""
+    query = sa.select(AuditRow.details).where(
+        AuditRow.study_instance_uid == delivery.study_instance_uid,
+        AuditRow.sop_instance_uid == delivery.sop_instance_uid,
+        AuditRow.event == "sent",
+    )
+    with database.read() as connection:
+        told = connection.execute(query).scalars()
+        return any(json.loads(details)["destination"] == delivery.destination for details in told)
 
 
 def is_stalled(attempts: int) -> bool:

@@ -23,6 +23,8 @@ from pacs_node.files import FileStore
 from pacs_node.journal import roles
 from pacs_node.journal.database import open_database
 
+STALLS = (("worker", "finish instances"), ("worker", "finish report"), ("deliver", "finish delivery"))
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
@@ -43,12 +45,8 @@ def test_sigterm_ends_a_role_whichever_thread_takes_it(tmp_path: Path, wait_unti
         processes.close()
 
 
-@pytest.mark.parametrize(
-    ("role", "point"),
-    [("worker", "finish instances"), ("worker", "finish report"), ("deliver", "finish delivery")],
-)
 def test_who_comes_back_too_late_changes_nothing(
-    tmp_path: Path, journal_url: str, wait_until: WaitUntil, role: str, point: str
+    tmp_path: Path, journal_url: str, wait_until: WaitUntil
 ) -> None:
     (images := tmp_path / "images").mkdir()
     pacs = ScriptedPacs(free_port(), "well", moody=False)
@@ -57,25 +55,31 @@ def test_who_comes_back_too_late_changes_nothing(
     settings = load(config)
     processes = Processes(tmp_path)
     with closing(open_database(settings.database_url)) as journal:
-        senders = Senders([port], images, f"stall {point}", enough, journal, allowed=1)
+        senders = Senders([port], images, "stalls", enough, journal, allowed=1)
         try:
             pacs.start()
-            late = processes.start(role, config, (STALLED, point, 1))
-            rest = {"receive", "worker", "deliver"} - {role}
-            others = [processes.start(other, config) for other in sorted(rest)]
+            others = [processes.start("receive", config)]
             senders.start()
-            wait_until(lambda: psutil.Process(late).status() == psutil.STATUS_STOPPED, 60)
-            others.append(processes.start(role, config))
+            late = []
+            # Each takes over from the one before, in each of the three queues.
+            for role, point in STALLS:
+                late.append(processes.start(role, config, (STALLED, point, 1)))
+                if role == "deliver":
+                    others.append(processes.start("worker", config))
+                wait_until(lambda: psutil.Process(late[-1]).status() == psutil.STATUS_STOPPED, 60)
+            others.append(processes.start("deliver", config))
             enough.set()
             senders.join()
             wait_until(lambda: not unfinished(journal, settings.storage.path), 60)
-            for pid in (late, *others):
-                # Ends in order once it has finished, or not, what it has in hand.
+            for pid in (*late, *others):
                 os.kill(pid, signal.SIGTERM)
-            os.kill(late, signal.SIGCONT)
-            wait_until(lambda: not any(map(is_alive, (late, *others))), 60)
-            assert processes.deaths()[late] == "end"
-            figures = Figures(point)
+            for pid in late:
+                # It ends once it has said, in vain, what it had in hand.
+                os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: not any(map(is_alive, (*late, *others))), 60)
+            ends = processes.deaths()
+            assert [ends[pid] for pid in late] == ["end"] * len(late)
+            figures = Figures("stalls")
             Check(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()
             assert not figures.violations
         finally:

@@ -1,5 +1,6 @@
 """C-FIND and C-MOVE over real associations: to Orthanc, and to a PACS that answers as it is told."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import UID, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_MOVE
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pacs_node.config import Address as Ae
@@ -127,6 +129,7 @@ class Archive:
     """A C-FIND SCP with one DX series of two images and a report; it leaves out the counts."""
 
     status: int = 0x0000
+    takes: tuple[UID, ...] = (query.FIND,)
     queries: list[str] = field(default_factory=list)
 
     def find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
@@ -141,6 +144,18 @@ class Archive:
                 yield 0xFF00, answer(SOPInstanceUID=f"{event.identifier.SeriesInstanceUID}.{number}")
         if self.status:
             yield self.status, None
+
+
+def move_for_ever(event: evt.Event) -> Iterator[object]:
+    """Say again and again that the sub-operations go on (PS3.4 C.4.2.1.5), until the SCU hangs up."""
+    pending = C_MOVE()
+    pending.MessageIDBeingRespondedTo = event.request.MessageID
+    pending.AffectedSOPClassUID = event.request.AffectedSOPClassUID
+    pending.Status = query.PENDING
+    while event.assoc.dul.is_alive() and not event.assoc.acse.is_aborted():
+        event.assoc.dimse.send_msg(pending, event.context.context_id)
+        threading.Event().wait(0.01)
+    yield None, None
 
 
 def answer(**values: str) -> Dataset:
@@ -158,8 +173,12 @@ def archive() -> Archive:
 @pytest.fixture
 def destination(archive: Archive) -> Iterator[Destination]:
     ae = AE(ae_title="ARCHIVE")
-    ae.add_supported_context(query.FIND)
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_C_FIND, archive.find)]
+    for sop_class in archive.takes:
+        ae.add_supported_context(sop_class)
+    handlers: list[evt.EventHandlerType] = [
+        (evt.EVT_C_FIND, archive.find),
+        (evt.EVT_C_MOVE, move_for_ever),
+    ]
     server: ThreadedAssociationServer = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     address = Ae(ae_title="ARCHIVE", host="127.0.0.1", port=server.server_address[1])
     yield Destination(name="vna", ae_title="ELSEWHERE", host="127.0.0.1", port=9, query=address)
@@ -187,6 +206,18 @@ def test_an_answer_that_breaks_off_is_no_answer(archive: Archive, destination: D
 def test_a_pacs_without_c_move_says_so(destination: Destination) -> None:
     with (
         pytest.raises(DeliveryError, match="vna takes no C-MOVE"),
+        query.connect(destination, CALLING) as pacs,
+    ):
+        pacs.move("1.2", "1.2.1", ["1.2.1.1"], CALLING)
+
+
+@pytest.mark.parametrize("archive", [Archive(takes=(query.FIND, query.MOVE))])
+def test_a_move_that_never_ends_is_given_up(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "MOVE_SECONDS", 0.5)
+    with (
+        pytest.raises(DeliveryError, match="vna did not end a C-MOVE"),
         query.connect(destination, CALLING) as pacs,
     ):
         pacs.move("1.2", "1.2.1", ["1.2.1.1"], CALLING)

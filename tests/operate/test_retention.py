@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import pytest
 from brightness import Brightness
 from journal_fixtures import Clock
 from pydicom.dataset import FileDataset
+from scripted_pacs import Pacs
 
 from pacs_node import node as roles
 from pacs_node.config import Settings
+from pacs_node.deliver import sender
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, feedback, intake, views
@@ -142,6 +144,29 @@ def test_what_comes_again_after_that_is_a_new_study(bench: Bench, image: Callabl
     assert delivered(bench, image()) == uid
     assert bench.studies == [uid]
     assert len(bench.stored) == 3
+
+
+@pytest.mark.parametrize(("purged", "state"), [(True, "SENT"), (False, "QUARANTINED")])
+def test_a_duplicate_counts_as_delivered_where_it_was_sent_before_the_purge(
+    bench: Bench, image: Callable[..., FileDataset], purged: bool, state: str
+) -> None:
+    if purged:
+        delivered(bench, image())
+        bench.pass_days(31)
+        assert bench.run()["studies"] == 1
+    bench.receive(image())
+    bench.report()
+    claim = deliveries.claim_deliveries(bench.database, "pacs", 50)
+    assert claim is not None
+    pacs = Pacs(answers=[sender.DUPLICATE_SOP_INSTANCE] * 2)
+    try:
+        assert sender.send(bench.database, bench.files, pacs.start(), "NODE", claim)
+    finally:
+        pacs.stop()
+    study = views.study(bench.database, image().StudyInstanceUID)
+    assert study is not None
+    assert [result["state"] for result in study["results"]] == [state] * 2
+    assert not deliveries.was_sent(bench.database, replace(claim.items[0], destination="another"))
 
 
 @pytest.mark.parametrize("state", ["pending", "quarantined", "uncommitted", "open", "failed", "recent"])
