@@ -6,10 +6,12 @@ which one killed it.
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import logging
 import pickle
+import resource
 import shutil
 import sys
 import time
@@ -37,6 +39,8 @@ from pacs_node.receive import admission
 from pacs_node.report.text import as_text
 from pacs_node.worker import Worker
 
+LIMIT = 6 << 30
+"""Address space of the child, of which Python and its libraries take more than one GiB."""
 ENDS = {"ANALYZED": "analyzed", "FAILED": "analysis_failed", "SKIPPED": "skipped"}
 """The last states of an instance, and the audit event that leads there."""
 
@@ -197,26 +201,34 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def peak_mb() -> float:
-    """The most memory since the last call, as the kernel counts it, in 10^6 bytes."""
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
-    Path("/proc/self/clear_refs").write_text("5")
-    return int(peak) * 1024 / 1e6
+def memory_mb(measure: str) -> float:
+    """VmHWM, the most since this was asked last, or VmRSS, as the kernel counts it, in 10^6 bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    if measure == "VmHWM":
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(next(line for line in lines if line.startswith(measure)).split()[1]) * 1024 / 1e6
 
 
 def main() -> None:
-    """Try the cases that standard input names, one a line: a number of the mutated files' cases."""
+    """Try the mutated files whose numbers come on standard input, one a line."""
     folder, seed = Path(sys.argv[1]), sys.argv[2]
     quiet()
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     begin: list[fuzz_files.Seed] = pickle.loads((folder.parent / "seeds").read_bytes())
     benches = Benches(folder)
-    peak_mb()
+    memory_mb("VmHWM")
     for line in sys.stdin:
         what, contents = fuzz_files.case(seed, int(line), begin)
-        start = time.monotonic()
+        start, before = time.monotonic(), memory_mb("VmRSS")
         outcome = benches.run(contents)
-        told = asdict(outcome) | {"what": what, "mb": peak_mb(), "seconds": time.monotonic() - start}
+        told = {
+            **asdict(outcome),
+            "what": what,
+            "seconds": round(time.monotonic() - start, 2),
+            "peak_mb": round(memory_mb("VmHWM") - before, 1),
+            "mb": round(memory_mb("VmRSS"), 1),
+        }
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import odd_inputs_table as table
 import pytest
+import standard_tables
 import validators
 import viewer_rules
 from corpus_run import Run, run
@@ -122,7 +123,7 @@ def test_the_patient_comes_back_in_the_bytes_that_were_received(done: Done) -> N
 
 
 def test_the_results_are_valid(done: Done, tool: Callable[[str], Path], tmp_path: Path) -> None:
-    """By dicom3tools and dcmtk: no more is wrong than the values of the source that must be repeated."""
+    """By dicom3tools, dcmtk and dicom-validator: nothing but values of the source that must be repeated."""
     for program in ("dciodvfy", "dcentvfy", "dsrdump"):
         tool(program)
     problems: list[str] = []
@@ -132,7 +133,7 @@ def test_the_results_are_valid(done: Done, tool: Callable[[str], Path], tmp_path
         copy = tmp_path / f"{role}.dcm"
         copy.write_bytes(path.read_bytes())
         paths.append(copy)
-        problems += validators.dciodvfy(copy)
+        problems += validators.dciodvfy(copy) + standard_tables.problems(dcmread(copy))
     if (
         paths and "ReferencedSOPInstanceUID" not in done.case.invalid
     ):  # dcmtk reads no report that refers to it
@@ -155,6 +156,7 @@ def names_of(keyword: str) -> tuple[str, ...]:
         f"<{keyword}>",
         f"{keyword} (",
         f"(0x{tag.group:04x},0x{tag.element:04x})",
+        f"({tag.group:04X},{tag.element:04X})",
         f"<{dictionary_description(tag)}>",
     )
 
