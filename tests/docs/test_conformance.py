@@ -12,7 +12,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from pacs_node import __version__
 from pacs_node.config import Node
-from pacs_node.deliver import dimse, query
+from pacs_node.deliver import dimse, query, reach
 from pacs_node.receive import admission, commitment, scp
 from pacs_node.report import sc, source, sr
 
@@ -37,7 +37,7 @@ def test_implementation_and_limits() -> None:
     assert f"pacs-node {'.'.join(__version__.split('.')[:2])}," in TEXT
     assert re.findall(r"(\d+) s", marked("limits")) == [
         f"{seconds:.0f}"
-        for seconds in (scp.REQUEST_SECONDS, scp.STALL_SECONDS, dimse.CONNECT_SECONDS, dimse.ANSWER_SECONDS)
+        for seconds in (scp.REQUEST_SECONDS, scp.STALL_SECONDS, reach.CONNECT_SECONDS, dimse.ANSWER_SECONDS)
     ]
     assert f"`[node] max_pdu`, {Node().max_pdu:,} bytes" in TEXT
     assert f"`[node] max_associations`, {Node().max_associations};" in TEXT
