@@ -124,12 +124,16 @@ def test_an_interrupted_command_ends_quietly(breaking: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("config", "show"), ("status", "--json")])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, command: tuple[str, str]) -> None:
+    """Whether it is noticed while there is more to write, or at the end only."""
+    open_database(f"sqlite:///{tmp_path}/storage/journal.sqlite").close()
     ours, its = os.pipe()
     os.close(ours)
     done = subprocess.run(
-        [sys.executable, "-m", "pacs_node", "config", "show"],
+        [sys.executable, "-m", "pacs_node", *command],
         cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
         stdout=its,
         stderr=subprocess.PIPE,
         text=True,

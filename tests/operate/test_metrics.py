@@ -76,7 +76,10 @@ def test_a_study_is_counted_on_its_way(
 
     names = {"patient_name": NAME, "patient_id": NAME, "body_part": NAME, "modality": "DX"}
     intake.register(database, [arrival(f"1.{n}", size=500, **names) for n in (1, 2)], 5.0)
-    clock.now += 7
+    clock.now += 5
+    ours = arrival("8.8", "b" * 64, modality="SR", skip_reason="a result of ours")
+    intake.register(database, [ours], 0.0)
+    clock.now += 2
     found = read()
     assert found["pacsnode_received_objects_total DX"] == 2
     assert found["pacsnode_received_bytes_total DX"] == 1000
