@@ -13,6 +13,7 @@ from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -142,6 +143,9 @@ class Destination(_Section):
                 raise ValueError(f"destination {self.name}: stow needs url = 'https://...'")
             if self.tls and not self.url.startswith("https://"):
                 raise ValueError(f"destination {self.name}: tls needs url = 'https://...'")
+            if "@" in urlsplit(self.url).netloc:
+                # The url is told in errors, in the audit log and on the web page.
+                raise ValueError(f"destination {self.name}: username and password have keys of their own")
         elif not self.ae_title or not self.host:
             raise ValueError(f"destination {self.name}: dimse needs ae_title and host")
         return self

@@ -32,6 +32,10 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             "[[destinations]]\nname = 'pacs'\nhost = 'h'\nport = 104",
             ["destinations.0: destination pacs: dimse needs ae_title"],
         ),
+        (
+            "[[destinations]]\nname = 'pacs'\nkind = 'stow'\nurl = 'https://node:hunter2@pacs/dicom-web'",
+            ["destination pacs: username and password have keys of their own"],
+        ),
         ("[[peers]]\nname='a'\nae_title='A'\nreply_to=['nowhere']", ["peers.a.reply_to", "nowhere"]),
         ("[node", ["TOML"]),
         ("[study]\naccept.modalities = ['MG']", ["study.accept.modalities", "'CR'"]),
@@ -45,6 +49,7 @@ def test_a_wrong_setting_names_the_key_and_what_would_be_right(
         config.load(path)
     for word in [*words, str(path)]:
         assert word in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:

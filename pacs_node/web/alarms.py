@@ -79,7 +79,7 @@ class Alarms:
             if one in unreachable
         ]
         told = {
-            "QUARANTINED": ("fail", "refused for good"),
+            "QUARANTINED": ("fail", "refused for good, or given up"),
             "NO DESTINATION": ("fail", "for a destination that is no longer configured"),
             "STALLED": ("warn", "tried ten times in vain, and still tried"),
         }

