@@ -70,7 +70,7 @@ def test_each_file_gets_its_answer_and_nothing_else_hears_of_it(bench: Bench) ->
     why = re.findall(r'<p class="verdict warn">NOT ANALYZED: ([^<]*)<', page)
     assert why == ["not a readable data set: InvalidDicomError", "skipped: the same image as 1.dcm"]
     assert page.count("data-picture=") == 2
-    assert page.count("Region 1, score ") == 2
+    assert page.count("Region 1, peak of the map ") == 2
     assert "Research use only" in page
     assert views.counts(bench.database)["instances"] == {}
     assert list(bench.files.stored()) == [[]] * 256
