@@ -188,7 +188,7 @@ def document(answers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) ->
 
 
 def table() -> str:
-    """The settings as the README's table in Markdown."""
+    """The settings as the table of docs/configuration.md."""
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         lines += _rows(f"[[{name}]]" if name in _EXAMPLES else f"[{name}]", _model_of(field))

@@ -92,7 +92,7 @@ class Shown:
         """The picture in words, for who cannot see it."""
         regions = self.said.finding.regions if self.said else ()
         outlines = [
-            f"region {number}, score {region.score:.2f}: columns {left:.0f} to {right:.0f}, "
+            f"region {number}, peak of the map {region.score:.2f}: columns {left:.0f} to {right:.0f}, "
             f"rows {top:.0f} to {bottom:.0f}"
             for number, region in enumerate(regions, 1)
             for left, top, right, bottom in [region.box]

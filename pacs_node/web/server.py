@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
@@ -90,6 +91,8 @@ def try_out(config: Path | None, files: Sequence[Path], out: Path) -> str:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=TRY_SECONDS,
+            # What it leaves behind when it is killed goes with the results.
+            env=os.environ | {"TMPDIR": str(out)},
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -175,7 +175,7 @@ def _context(request: Request, found: dict[str, Any]) -> dict[str, Any]:
         "labels": feedback.every(database, study=uid)[::-1],
         "names": names,
         "events": [_line(event, names) for event in events],
-        "senders": sorted({f"{one.calling_ae_title or 'no AE title'} ({one.address})" for one in every}),
+        "senders": sorted({f"{one.calling_ae_title} {one.address}".strip() or "unknown" for one in every}),
     }
 
 

@@ -146,7 +146,7 @@ def _tried(name: str, path: Path, said: dict[str, Any] | None, told: str, out: P
     for region in said["regions"]:
         columns, rows = zip(*region["polygon"], strict=True)
         place = f"columns {min(columns):.0f} to {max(columns):.0f}, rows {min(rows):.0f} to {max(rows):.0f}"
-        regions.append(f"score {region['score']:.2f}: {place}")
+        regions.append(f"peak of the map {region['score']:.2f}: {place}")
     picture = out / f"{path.name}.png"
     return Tried(
         name,

@@ -116,7 +116,7 @@ export class Viewer extends EventTarget {
       context.globalAlpha = 1;
     }
     if (this.outlines) {
-      image.regions.forEach((one, i) => this.outline(one.points, REGION, `${i + 1}: ${one.text}`));
+      image.regions.forEach((one, i) => this.outline(one.points, REGION, `${i + 1}: peak ${one.text}`));
       image.marks.forEach((one) => this.outline(one.points, MARK, one.text));
     }
     if (this.mark) this.outline(this.mark, MARK, "", [8, 6]);

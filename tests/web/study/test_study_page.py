@@ -247,7 +247,7 @@ def test_the_picture_has_words(bench: Bench, uid: str, open_as: Open) -> None:
     assert described
     words = page.locator(f"#{described.split()[0]}")
     expect(words).to_contain_text(
-        "right wrist, R: Fracture suspected, 87 % (threshold 50 %). Region 1, score 0.99:"
+        "right wrist, R: Fracture suspected, 87 % (threshold 50 %). Region 1, peak of the map 0.99:"
     )
     expect(page.locator("[data-marker]")).to_have_text("R")
 

@@ -17,7 +17,7 @@ from pacs_node import pipeline
 from pacs_node.demo import phantom
 from pacs_node.errors import InputError
 from pacs_node.journal import views
-from pacs_node.web import tryout
+from pacs_node.web import server, tryout
 from pacs_node.web.users import Role
 
 Open = Callable[..., Page]
@@ -70,7 +70,7 @@ def test_each_file_gets_its_answer_and_nothing_else_hears_of_it(bench: Bench) ->
     why = re.findall(r'<p class="verdict warn">NOT ANALYZED: ([^<]*)<', page)
     assert why == ["not a readable data set: InvalidDicomError", "skipped: the same image as 1.dcm"]
     assert page.count("data-picture=") == 2
-    assert page.count("Region 1, score ") == 2
+    assert page.count("Region 1, peak of the map ") == 2
     assert "Research use only" in page
     assert views.counts(bench.database)["instances"] == {}
     assert list(bench.files.stored()) == [[]] * 256
@@ -143,6 +143,19 @@ def test_a_signal_that_ends_the_analysis_is_told(bench: Bench, monkeypatch: pyte
     answer = post(bench, ("a", dicom()))
     assert answer.status_code == 200
     assert "NOT ANALYZED: the analysis gave no answer for it" in answer.text
+
+
+def test_an_analysis_that_never_ends_is_ended_and_leaves_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "never-ends"
+    program.write_text("#!/bin/sh\nmktemp -d\nexec sleep 600\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setattr(server, "TRY_SECONDS", 2.0)
+    answer = post(bench, ("a", dicom()))
+    assert answer.status_code == 422
+    assert "could not be analyzed: given up after 2 s." in answer.text
 
 
 @pytest.mark.browser
