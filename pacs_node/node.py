@@ -1,23 +1,11 @@
-"""The composition root: wires the rooms into the roles `receive`, `worker`, `deliver` and
-`housekeep`.
-
-A role is a process. It says that it lives in a row of its own, works until `stop` is set, finishes what it
-has in hand and ends.
-"""
+"""The composition root: wires the rooms into the roles receive, worker, deliver, housekeep and web."""
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import signal
-import socket
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,23 +15,22 @@ import structlog
 from pydicom.dataset import FileDataset
 from structlog.contextvars import bind_contextvars
 
-from pacs_node import tls
+from pacs_node import lifecycle, tls
 from pacs_node.config import Destination, Settings
 from pacs_node.deliver import commitment, counting, sender
-from pacs_node.errors import AdmissionError, PacsNodeError
+from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.journal import audit, commitments, deliveries, intake, queue, roles
+from pacs_node.journal import audit, commitments, deliveries, intake
 from pacs_node.journal.database import Database, open_database
+from pacs_node.lifecycle import Heartbeat, surviving, work_off
 from pacs_node.receive import admission
 from pacs_node.receive.scp import StorageScp
-from pacs_node.records import CommitmentReport, NodeIdentity, RunningRole
+from pacs_node.records import CommitmentReport, NodeIdentity
 
 if TYPE_CHECKING:
     from pacs_node.pipeline import Classifier
 
-BEAT_SECONDS = 5.0
 POLL_SECONDS = 0.2
-ERROR_PAUSE_SECONDS = 5.0
 COMMITMENT_SECONDS = 2.0
 """So often it is looked whether a commitment is to be asked for: nobody waits for it."""
 INTAKE_BATCH = 100
@@ -53,79 +40,6 @@ GATHER_SECONDS = 0.1
 """An image waits so long for the next ones: one transaction for many costs the SCP far less."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Heartbeat:
-    """Keeps a process's row and its leases fresh from a thread of its own, until it is left.
-
-    `hang_seconds`, for roles that hold one lease at a time: the process ends itself when it holds one for
-    longer, with the stack of each thread on standard error.
-    """
-
-    def __init__(self, database: Database, role: str, hang_seconds: float | None = None) -> None:
-        self._database = database
-        self._hang_seconds = hang_seconds
-        self._role = RunningRole(role, socket.gethostname(), os.getpid(), address="", ready=False)
-        self._tokens: set[str] = set()
-        self.stats: Callable[[], Mapping[str, float]] = dict
-        """Asked at each beat for what only this process knows; see `RunningRole.stats`."""
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Heartbeat:
-        self._beat()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        roles.leave(self._database, self._role)
-
-    def ready(self, address: str = "") -> None:
-        """Say that the role does its work now, and at which address."""
-        self._role = replace(self._role, ready=True, address=address)
-        self._beat()
-        _log.info("ready", address=address)
-
-    @contextmanager
-    def hold(self, token: str) -> Iterator[None]:
-        """Renew this lease until the block is left."""
-        self._tokens.add(token)
-        if self._hang_seconds:
-            # Its timer needs no Python: it goes off although a decoder never lets go of the interpreter.
-            faulthandler.dump_traceback_later(self._hang_seconds, exit=True)
-        try:
-            yield
-        finally:
-            if self._hang_seconds:
-                faulthandler.cancel_dump_traceback_later()
-            self._tokens.discard(token)
-
-    def _run(self) -> None:
-        while not self._end.wait(BEAT_SECONDS):
-            with surviving("heartbeat"):
-                queue.renew(self._database, tuple(self._tokens))
-                self._beat()
-
-    def _beat(self) -> None:
-        roles.beat(self._database, replace(self._role, stats=dict(self.stats())))
-
-
-@contextmanager
-def surviving(what: str) -> Iterator[None]:
-    """The edge of a loop that must survive: an error is logged and the loop goes on.
-
-    What was bound to the log since, such as the study that is worked on, is let go of.
-    """
-    try:
-        yield
-    except PacsNodeError as error:
-        _log.error("loop_error", loop=what, error=str(error))
-    except Exception:  # noqa: BLE001 - that is what this edge is for
-        _log.exception("loop_error", loop=what)
-    finally:
-        structlog.contextvars.clear_contextvars()
 
 
 def receive(settings: Settings, stop: threading.Event) -> None:
@@ -312,7 +226,7 @@ def housekeep(settings: Settings, stop: threading.Event) -> None:
         while not stop.is_set():
             with surviving("housekeep"):
                 clock.check(is_leading=calendar.lead())
-            stop.wait(BEAT_SECONDS)
+            stop.wait(lifecycle.BEAT_SECONDS)
 
 
 def web(settings: Settings, stop: threading.Event, config: Path | None) -> None:
@@ -346,19 +260,6 @@ def calendar_jobs(settings: Settings, database: Database) -> dict[str, Callable[
     }
 
 
-def work_off(stop: threading.Event, what: str, step: Callable[[], bool]) -> None:
-    """Repeat a step until nothing is due or the role is to stop; after an error, pause."""
-    more = True
-    while more and not stop.is_set():
-        more = False
-        failed = True
-        with surviving(what):
-            more = step()
-            failed = False
-        if failed:
-            stop.wait(ERROR_PAUSE_SECONDS)
-
-
 def served_classifier(settings: Settings) -> Classifier:
     """The classifier of the model package in the settings."""
     from pacs_node.analyze import package
@@ -366,23 +267,3 @@ def served_classifier(settings: Settings) -> Classifier:
 
     model = settings.model
     return Network(package.load(model.path), model.device, model.threshold, model.batch, model.scope_limit)
-
-
-def stop_on_signals(supervised: bool) -> threading.Event:
-    """An event that SIGTERM and SIGINT set; where supervised, the end of standard input too.
-
-    The pipe closes also when the supervisor is killed, so that it leaves no orphans.
-    """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if supervised:
-
-        def watch() -> None:
-            # Unbuffered: a daemon thread in a buffered read makes the interpreter's end a fatal error.
-            while os.read(sys.stdin.fileno(), 1):
-                pass
-            stop.set()
-
-        threading.Thread(target=watch, name="stdin", daemon=True).start()
-    return stop

@@ -26,7 +26,7 @@ from pynetdicom.association import Association
 from sqlalchemy.engine.default import DefaultDialect
 
 import pacs_node.worker
-from pacs_node import files, node, pipeline
+from pacs_node import files, lifecycle, node, pipeline
 from pacs_node.cli.context import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import sender
@@ -91,8 +91,8 @@ ROLES: dict[str, Callable[[Settings, Any], None]] = {
 def hurry() -> None:
     """Make the waits of a node short: what takes it half a minute to notice takes two seconds here."""
     queue.LEASE_SECONDS = roles.LEASE_SECONDS = LEASE_SECONDS
-    node.BEAT_SECONDS, node.POLL_SECONDS, node.GATHER_SECONDS = LEASE_SECONDS / 5, 0.05, 0.02
-    node.ERROR_PAUSE_SECONDS = 0.3
+    lifecycle.BEAT_SECONDS, node.POLL_SECONDS, node.GATHER_SECONDS = LEASE_SECONDS / 5, 0.05, 0.02
+    lifecycle.ERROR_PAUSE_SECONDS = 0.3
     sender.FIRST_RETRY_SECONDS, sender.LAST_RETRY_SECONDS = 0.1, 0.5
     pacs_node.worker.RETRY_SECONDS = 0.2
     # The harness kills workers without regard to what they have in hand: the image is not to blame.
@@ -163,7 +163,7 @@ def run(role: str, config: Path, crash: list[Any] | None, hurried: bool) -> NoRe
         if crash is not None:
             how, point, n = crash
             arm(how, point, n, say)
-        ROLES[role](settings, node.stop_on_signals(supervised=False))
+        ROLES[role](settings, lifecycle.stop_on_signals(supervised=False))
         say("end")
     except BaseException as error:  # noqa: BLE001 - the end of a process: nobody else could say why
         traceback.print_exc()

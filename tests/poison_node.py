@@ -15,7 +15,7 @@ from brightness import Brightness
 from pydicom import dcmread
 
 import pacs_node.worker
-from pacs_node import node, pipeline
+from pacs_node import lifecycle, node, pipeline
 from pacs_node.cli.context import configure_log
 from pacs_node.config import load
 from pacs_node.journal import queue, roles
@@ -26,7 +26,7 @@ HANG_SECONDS = 5.0
 def main() -> None:
     """Work until told to stop, or until an image ends it."""
     queue.LEASE_SECONDS = roles.LEASE_SECONDS = 1.0
-    node.BEAT_SECONDS, node.POLL_SECONDS, node.HANG_SECONDS = 0.2, 0.05, HANG_SECONDS
+    lifecycle.BEAT_SECONDS, node.POLL_SECONDS, node.HANG_SECONDS = 0.2, 0.05, HANG_SECONDS
     pacs_node.worker.RETRY_SECONDS = 0.1
     read = pipeline.decode.read
 
@@ -44,7 +44,7 @@ def main() -> None:
     pipeline.decode.read = poisoned
     settings = load(Path(sys.argv[1]))
     configure_log(settings)
-    node.worker(settings, node.stop_on_signals(supervised=True), lambda _: Brightness())
+    node.worker(settings, lifecycle.stop_on_signals(supervised=True), lambda _: Brightness())
 
 
 if __name__ == "__main__":

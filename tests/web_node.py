@@ -9,7 +9,7 @@ from pathlib import Path
 
 from brightness import Brightness
 
-from pacs_node import node
+from pacs_node import lifecycle, node
 from pacs_node.cli.context import configure_log
 from pacs_node.config import load
 from pacs_node.journal.database import open_database
@@ -31,12 +31,12 @@ def main() -> int:
     settings = load(config)
     configure_log(settings)
     if sys.argv[2:] == ["worker"]:
-        stop = node.stop_on_signals(supervised=True)
+        stop = lifecycle.stop_on_signals(supervised=True)
         node.worker(settings, stop, lambda _: Brightness(settings.model.threshold or 0.5))
         return 0
     open_database(settings.database_url).close()
     supervisor._start = _start
-    return supervisor.supervise(config, ROLES, node.stop_on_signals(supervised=False))
+    return supervisor.supervise(config, ROLES, lifecycle.stop_on_signals(supervised=False))
 
 
 if __name__ == "__main__":

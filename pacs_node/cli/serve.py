@@ -24,7 +24,7 @@ def serve(context: typer.Context) -> None:
     Example: pacs-node --config /etc/pacs-node/config.toml serve
     """
     from pacs_node.journal.database import open_database
-    from pacs_node.node import stop_on_signals
+    from pacs_node.lifecycle import stop_on_signals
     from pacs_node.operate.supervisor import supervise
 
     settings = of(context).settings()
@@ -91,8 +91,8 @@ def web(context: typer.Context, supervised: Supervised = False) -> None:
 
 
 def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:
-    from pacs_node import node
+    from pacs_node import lifecycle
 
     faulthandler.enable()
     settings = of(context).settings()
-    role(settings, node.stop_on_signals(supervised))
+    role(settings, lifecycle.stop_on_signals(supervised))
