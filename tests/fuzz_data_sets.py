@@ -108,7 +108,7 @@ def main() -> None:
     """Try so many; the smallest file that fails is left in the folder as failing.dcm."""
     count, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     fuzz_node.quiet()
-    benches, told = fuzz_node.Benches(folder / "node"), Counter[str]()
+    bench, told = fuzz_node.Bench(folder / "node"), Counter[str]()
 
     @seed(number)
     @settings(
@@ -120,7 +120,7 @@ def main() -> None:
     )
     @given(files())
     def has_its_answer(content: bytes) -> None:
-        outcome = benches.run([content])
+        outcome = bench.run([content])
         told.update(outcome.files)
         if outcome.wrong:
             (folder / "failing.dcm").write_bytes(content)

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import fuzz_files
+import sqlalchemy as sa
 import structlog
 import viewer_rules
 from brightness import Brightness
@@ -35,6 +36,7 @@ from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, views
 from pacs_node.journal.database import Database
+from pacs_node.journal.schema import AuditHeadRow, Base, NodeRow
 from pacs_node.receive import admission
 from pacs_node.report.text import as_text
 from pacs_node.worker import Worker
@@ -74,9 +76,14 @@ class Bench:
         self.database.migrate()
         self.files = FileStore(folder)
         self.identity = self.database.identity("NODE")
+        with self.database.read() as connection:
+            self._head = dict(connection.execute(sa.select(*AuditHeadRow.__table__.columns)).mappings().one())
 
     def run(self, contents: Sequence[bytes]) -> Outcome:
-        """Receive, register, analyze and report these files; then look whether each has its answer."""
+        """Receive, register, analyze and report these files; then look whether each has its answer.
+
+        The node is new to them, and forgets them.
+        """
         outcome = Outcome()
         try:
             refused = [self._spool(content) for content in contents]
@@ -90,6 +97,7 @@ class Bench:
             outcome.wrong.append(
                 f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"[:300]
             )
+        self.forget()
         return outcome
 
     def _spool(self, content: bytes) -> str | None:
@@ -170,28 +178,23 @@ class Bench:
             else:
                 dataset.pixel_array  # noqa: B018 - it can be decoded
 
+    def forget(self) -> None:
+        """Make it a node that has seen nothing yet."""
+        with self.database.write() as connection:
+            for table in reversed(Base.metadata.sorted_tables):
+                if table.name != NodeRow.__tablename__:
+                    connection.execute(table.delete())
+            connection.execute(sa.insert(AuditHeadRow), self._head)
+        for folder in self.files.stored():
+            for path in folder:
+                path.unlink()
+        shutil.rmtree(self.files.root / "spool" / "unreadable", ignore_errors=True)
+        for item in self.files.spooled():
+            item.path.unlink()
+
     def close(self) -> None:
         """Close the database."""
         self.database.close()
-
-
-class Benches:
-    """A new node for each case, copied from one that was made once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        Bench(folder / "template").close()
-
-    def run(self, contents: Sequence[bytes]) -> Outcome:
-        """As `Bench.run`, on a node that has seen nothing yet."""
-        place = self._folder / "node"
-        shutil.copytree(self._folder / "template", place)
-        bench = Bench(place)
-        try:
-            return bench.run(contents)
-        finally:
-            bench.close()
-            shutil.rmtree(place)
 
 
 def quiet() -> None:
@@ -216,12 +219,12 @@ def main() -> None:
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     begin: list[fuzz_files.Seed] = pickle.loads((folder.parent / "seeds").read_bytes())
-    benches = Benches(folder)
+    bench = Bench(folder)
     memory_mb("VmHWM")
     for line in sys.stdin:
         what, contents = fuzz_files.case(seed, int(line), begin)
         start, before = time.monotonic(), memory_mb("VmRSS")
-        outcome = benches.run(contents)
+        outcome = bench.run(contents)
         told = {
             **asdict(outcome),
             "what": what,

@@ -39,6 +39,8 @@ def verify(dataset: Dataset, request: ReportRequest) -> None:
         _check_item(dataset, item)
     _check_references(dataset, request)
     title = _value(dataset, "ConceptNameCodeSequence")
+    template = "2000" if outcome is Outcome.FAILED else "1500"
+    require(_template(dataset) == template, dataset, f"the report must be of template {template} of DCMR")
     if outcome is Outcome.FAILED:
         require(title == "18748-4", dataset, "a report without findings must be titled (18748-4, LN)")
         texts = _named(dataset, "121073")
@@ -61,6 +63,10 @@ def _check_item(dataset: Dataset, item: Dataset) -> None:
     kind, name = str(item.get("ValueType")), _value(item, "ConceptNameCodeSequence")
     require(kind in _VALUES, dataset, f"a content item has the ValueType {kind}, which no report of ours has")
     require(bool(name), dataset, f"a {kind} item must have a ConceptNameCodeSequence")
+    codes = [*item.ConceptNameCodeSequence, *(item.get("ConceptCodeSequence") or [])]
+    require(
+        all(code.get("CodeMeaning") for code in codes), dataset, f"codes of {name} must have a CodeMeaning"
+    )
     require(bool(item.get(_VALUES[kind])), dataset, f"{kind} item {name} must have a {_VALUES[kind]}")
     root = item is dataset
     require(root or bool(item.get("RelationshipType")), dataset, f"item {name} must have a RelationshipType")
@@ -75,17 +81,16 @@ def _check_references(dataset: Dataset, request: ReportRequest) -> None:
         for reference in item.get("ReferencedSOPSequence") or []:
             named = (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID)
             require(named in ours, dataset, "ReferencedSOPSequence must name images of the study")
-    listed = {
+    listed = [
         (series.SeriesInstanceUID, reference.ReferencedSOPInstanceUID)
         for study in dataset.get("CurrentRequestedProcedureEvidenceSequence") or []
         if study.StudyInstanceUID == request.study_instance_uid
         for series in study.ReferencedSeriesSequence
         for reference in series.ReferencedSOPSequence
-    }
-    images = {(i.instance.series_instance_uid, i.instance.sop_instance_uid) for i in request.images}
-    require(
-        listed == images, dataset, "CurrentRequestedProcedureEvidenceSequence must list the study's images"
-    )
+    ]
+    images = [(i.instance.series_instance_uid, i.instance.sop_instance_uid) for i in request.images]
+    fits = sorted(listed) == sorted(images)
+    require(fits, dataset, "CurrentRequestedProcedureEvidenceSequence must list each image of the study once")
 
 
 def _check_groups(dataset: Dataset, request: ReportRequest) -> None:
@@ -99,7 +104,8 @@ def _check_groups(dataset: Dataset, request: ReportRequest) -> None:
     whole = []
     for group in groups:
         image = _check_coordinates(dataset, group, images)
-        template = group.ContentTemplateSequence[0].TemplateIdentifier
+        template = _template(group)
+        require(template in ("1410", "1501"), dataset, "a group must be of TID 1410 or 1501")
         if template == "1501":
             whole.append(image.instance.sop_instance_uid)
         _check_statement(dataset, group, image, template)
@@ -126,6 +132,7 @@ def _check_coordinates(dataset: Dataset, group: Dataset, images: dict[str, Image
     header, points = images[uid].source, list(scoord.GraphicData)
     inside = [0 <= x <= header.Columns for x in points[::2]] + [0 <= y <= header.Rows for y in points[1::2]]
     require(all(inside), dataset, "GraphicData must lie inside of the image")
+    require(scoord.GraphicType in ("POINT", "POLYLINE"), dataset, "a SCOORD must be a POINT or a POLYLINE")
     if scoord.GraphicType == "POLYLINE":
         closed = len(points) >= 8 and points[:2] == points[-2:]
         require(closed, dataset, "a POLYLINE must be closed and have three corners or more")
@@ -170,6 +177,12 @@ def _named(item: Dataset, code: str) -> list[Dataset]:
 
 def _is_named(items: list[Dataset], code: str) -> bool:
     return bool(items) and _value(items[0], "ConceptNameCodeSequence") == code
+
+
+def _template(item: Dataset) -> str:
+    """The template of DCMR that an item says it is of."""
+    template = (item.get("ContentTemplateSequence") or [Dataset()])[0]
+    return str(template.get("TemplateIdentifier")) if template.get("MappingResource") == "DCMR" else ""
 
 
 def _value(item: Dataset, keyword: str) -> str:

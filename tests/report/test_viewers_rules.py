@@ -46,9 +46,9 @@ def assert_shown(report: Dataset, request: ReportRequest) -> None:
     assert {(uid, data[:2]) for uid, _, data in viewer_rules.stone(report)} == regions
     # The first group is what OHIF jumps to: a region where there is one.
     assert (shapes[0][1] == "POLYLINE") == bool(regions) if shapes else not analyzed
-    lines = viewer_rules.weasis(report)
-    assert any("AI: " in line and config.Report().label in line for line in lines)
-    assert any(line.startswith("CAD Processing and Findings Summary: ") for line in lines)
+    for lines in (viewer_rules.weasis(report), viewer_rules.stone_text(report)):
+        assert any("AI: " in line and config.Report().label in line for line in lines)
+        assert any(line.startswith("CAD Processing and Findings Summary: ") for line in lines)
 
 
 def test_a_negative_report_never_reads_as_a_finding() -> None:
@@ -95,6 +95,29 @@ def scoord(item: Dataset) -> bool:
     return item.get("ValueType") == "SCOORD"
 
 
+def is_num(item: Dataset) -> bool:
+    return item.get("ValueType") == "NUM"
+
+
+def words(code: Dataset) -> None:
+    code.CodeMeaning = ""
+
+
+def without_words(item: Dataset) -> None:
+    words(item.ConceptNameCodeSequence[0])
+
+
+def long_code(item: Dataset) -> None:
+    (name,) = item.ConceptNameCodeSequence
+    name.LongCodeValue = name.CodeValue
+    del name.CodeValue
+
+
+def twice_in_the_evidence(report: Dataset) -> None:
+    (series, *_) = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    series.ReferencedSOPSequence.append(series.ReferencedSOPSequence[0])
+
+
 BROKEN: dict[str, tuple[Callable[[Dataset], object], Callable[[Dataset], None]]] = {
     "no coordinates": (viewer_rules.ohif, without("SCOORD")),
     "no tracking UID": (viewer_rules.ohif, without("", "112040")),
@@ -113,6 +136,40 @@ BROKEN: dict[str, tuple[Callable[[Dataset], object], Callable[[Dataset], None]]]
             lambda item: scoord(item) and item.GraphicType == "POLYLINE",
             lambda item: setattr(item, "GraphicData", list(item.GraphicData)[:-2]),
         ),
+    ),
+    "a graphic that is not drawn": (
+        viewer_rules.stone,
+        each(
+            lambda item: scoord(item) and item.GraphicType == "POLYLINE",
+            lambda item: setattr(item, "GraphicType", "MULTIPOINT"),
+        ),
+    ),
+    "template of another resource": (
+        viewer_rules.stone,
+        each(
+            lambda item: viewer_rules.code(item) == "125007",
+            lambda item: setattr(item.ContentTemplateSequence[0], "MappingResource", "ACME"),
+        ),
+    ),
+    "report of another template": (
+        viewer_rules.stone,
+        lambda report: setattr(report.ContentTemplateSequence[0], "TemplateIdentifier", "2000"),
+    ),
+    "an image twice in the evidence": (viewer_rules.stone, twice_in_the_evidence),
+    "named by a long code": (viewer_rules.stone, each(scoord, long_code)),
+    "nameless": (viewer_rules.stone_text, each(is_num, without_words)),
+    "nameless in Weasis": (viewer_rules.weasis, each(is_num, without_words)),
+    "a value without words": (
+        viewer_rules.weasis,
+        each(lambda item: item.get("ValueType") == "CODE", lambda item: words(item.ConceptCodeSequence[0])),
+    ),
+    "a shape drawn twice": (
+        viewer_rules.weasis,
+        each(scoord, lambda item: item.ContentSequence.append(item.ContentSequence[0])),
+    ),
+    "a value type that is not shown": (
+        viewer_rules.weasis,
+        each(is_num, lambda item: setattr(item, "ValueType", "TCOORD")),
     ),
     "continuous": (
         viewer_rules.weasis,
