@@ -19,7 +19,7 @@ help:
 	@echo 'make demo    a PACS and the node on this machine, with phantoms (DEMO="--input wrist.jpg" for others)'
 	@echo 'make serve   the node, as $(CONFIG) says; writes that file first where there is none'
 	@echo 'make test    all tests (PYTEST="-k name" for some); installs Orthanc, dcmtk and validators where it can'
-	@echo 'make test-viewer    the results as OHIF in Chromium shows them; installs Chromium, npm fetches OHIF'
+	@echo 'make test-viewer    the web page, and the results as OHIF shows them, in Chromium; installs it, npm fetches OHIF'
 	@echo 'make lint    ruff, mypy, and shellcheck where it is installed'
 	@echo 'make bench   the benchmarks'
 
@@ -61,7 +61,7 @@ test: $(VENV)/.test
 
 test-viewer: $(VENV)/.test
 	@scripts/install-tools orthanc orthanc-dicomweb orthanc-webviewer dcmtk chromium npm
-	$(BIN)/python -m pytest -m browser -n 0 tests/viewer
+	$(BIN)/python -m pytest -m browser -n 0 tests/viewer tests/web
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
