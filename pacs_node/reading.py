@@ -11,10 +11,12 @@ from typing import cast
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
+from pydicom.valuerep import PersonName
 
 from pacs_node.errors import DecodeError, PacsNodeError
 
@@ -64,7 +66,11 @@ def drop_broken(dataset: Dataset) -> None:
     for tag in list(dataset.keys()):
         try:
             with parsing(lambda error: DecodeError(type(error).__name__)):
-                element = dataset[tag]
+                raw, element = dataset.get_item(tag), dataset[tag]
+                if isinstance(raw, RawDataElement) and isinstance(element.value, PersonName):
+                    # A letter that is none in the declared character set reads as U+FFFD; it is not to be
+                    # written so: the name goes back as it came.
+                    element.value.original_string = bytes(raw.value or b"").rstrip(b"\0 ")
                 if dictionary_has_tag(tag) and (element.VR == "SQ") != (dictionary_VR(tag) == "SQ"):
                     raise ValueError(f"{element.VR} is not the VR of {tag}")
                 if element.VR == "SQ":

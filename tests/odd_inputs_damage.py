@@ -43,9 +43,7 @@ def longer(by: int) -> FileDataset:
 
 def wrong_length(change: int) -> bytes:
     """The length of the pixel data is not that of what follows."""
-    data = as_bytes(xray())
-    at = data.index(b"\xe0\x7f\x10\x00OW\0\0") + 8
-    return data[:at] + struct.pack("<I", struct.unpack_from("<I", data, at)[0] + change) + data[at + 4 :]
+    return pixels_of(len(xray().PixelData) + change)
 
 
 def absurd(**attributes: object) -> FileDataset:
@@ -80,6 +78,27 @@ def claims(size: int) -> str:
         f"failed: the compressed image has {size} rows x {size} columns x 1 samples, "
         "the header says 192 x 160 x 1"
     )
+
+
+def transcoded_to_11000(syntax: str) -> FileDataset:
+    """A compressed image whose header alone says that it is so large."""
+    made = transcoded(xray(), syntax)
+    made.Rows = made.Columns = 11000
+    return made
+
+
+def grown(syntax: str, marker: bytes, at: int, form: str) -> FileDataset:
+    """A compressed image that says twice that it is so large, just below MAX_BYTES, and is not."""
+    made = patched(syntax, marker, at, struct.pack(form, 11000, 11000))
+    made.Rows = made.Columns = 11000
+    return made
+
+
+def pixels_of(length: int) -> bytes:
+    """The phantom with another length of its pixel data."""
+    data = as_bytes(xray())
+    at = data.index(b"\xe0\x7f\x10\x00OW\0\0") + 8
+    return data[:at] + struct.pack("<I", length) + data[at + 4 :]
 
 
 def rle_bomb() -> FileDataset:
@@ -232,6 +251,31 @@ CASES = {
             "as above",
             lambda: patched("JPEGLosslessProcess14_1", b"\xff\xc3", 5, b"\xff" * 4),
             claims(65535),
+        ),
+        *(
+            Case(
+                f"{name} of 11000 x 11000",
+                "header and stream agree, and there is data for 192 x 160; decoders fill up the rest",
+                lambda syntax=syntax, marker=marker, at=at, form=form: grown(syntax, marker, at, form),
+                "failed: the compressed image has too little data for its size",
+            )
+            for name, syntax, marker, at, form in (
+                ("JPEG 2000", "JPEG2000Lossless", b"\xff\x51", 6, ">II"),
+                ("JPEG", "JPEGExtendedProcess2_4", b"\xff\xc1", 5, ">HH"),
+                ("lossless JPEG", "JPEGLosslessProcess14_1", b"\xff\xc3", 5, ">HH"),
+            )
+        ),
+        Case(
+            "RLE of 11000 x 11000",
+            "as above",
+            lambda: transcoded_to_11000("RLELossless"),
+            "failed: the pixel data cannot be decoded: ...",
+        ),
+        Case(
+            "4 GB of pixel data",
+            "by its length, in 60 KB; the image is there",
+            lambda: pixels_of(0xFFFFFFFE),
+            dcmtk=None,
         ),
         Case(
             "RLE that goes on",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
+_SOT = 0xFF90
 # SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81 table B.1), and SOF55 of JPEG-LS (T.87 C.1).
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_DCT, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
 
 
 def size(stream: bytes) -> tuple[int, int, int]:
@@ -18,6 +20,31 @@ def size(stream: bytes) -> tuple[int, int, int]:
     if at >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
         return bottom - top, right - left, struct.unpack_from(">H", stream, at + 40)[0]
+    _, rows, columns, samples = _frame_header(stream)
+    return rows, columns, samples
+
+
+def is_complete(stream: bytes) -> bool:
+    """Whether it ends as JPEG (EOI), JPEG-LS and JPEG 2000 (EOC) do, but for padding."""
+    return stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
+
+
+def has_data_for_all(stream: bytes) -> bool:
+    """Whether there can be data for every pixel: decoders fill up what is missing, and say nothing.
+
+    JPEG has a bit for each pixel, or for each block of 8 x 8, at least (T.81 F, H); JPEG 2000 has each tile.
+    Raises as `size` does.
+    """
+    at = stream.find(_SOC_SIZ, 0, 1024)
+    if at >= 0:
+        return _tiles(stream, at) == _tiles_stated(stream, at)
+    kind, rows, columns, _ = _frame_header(stream)
+    blocks = -(-rows // 8) * -(-columns // 8)
+    return len(stream) * 8 >= (rows * columns if kind == _LOSSLESS else blocks if kind in _DCT else 0)
+
+
+def _frame_header(stream: bytes) -> tuple[int, int, int, int]:
+    """The kind of a JPEG or JPEG-LS stream, its rows, columns and samples a pixel."""
     if not stream.startswith(b"\xff\xd8"):
         raise ValueError("no JPEG, JPEG-LS or JPEG 2000 stream")
     at = 2
@@ -30,10 +57,30 @@ def size(stream: bytes) -> tuple[int, int, int]:
             continue
         if kind in _FRAME_HEADERS:
             rows, columns, samples = struct.unpack_from(">HHB", stream, at + 5)
-            return rows, columns, samples
+            return kind, rows, columns, samples
         at += 2 + length
 
 
-def is_complete(stream: bytes) -> bool:
-    """Whether it ends as JPEG (EOI), JPEG-LS and JPEG 2000 (EOC) do, but for padding."""
-    return stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
+def _tiles_stated(stream: bytes, at: int) -> int:
+    """How many tiles the image at `at` says that it has (T.800 B.3)."""
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", stream, at + 8)
+    return int(-(-(right - left) // width) * -(-(bottom - top) // height))
+
+
+def _tiles(stream: bytes, at: int) -> int:
+    """How many tiles have a part in the stream (T.800 A.4.2)."""
+    seen = set()
+    at += 2
+    while at + 12 <= len(stream):
+        marker, length = struct.unpack_from(">HH", stream, at)
+        if marker == _SOT:
+            index, part = struct.unpack_from(">HI", stream, at + 4)
+            seen.add(index)
+            if part == 0:  # it goes on to the end
+                break
+            at += part
+        elif seen or marker >> 8 != 0xFF:
+            break
+        else:
+            at += 2 + length
+    return len(seen)

@@ -174,7 +174,7 @@ def _fragments(dataset: Dataset) -> Iterator[bytes]:
 def _check_stream(stream: bytes, dataset: Dataset) -> None:
     """Refuse a compressed image of another size than the header's: decoders take memory for what it claims.
 
-    Nor is one decoded that was cut off: decoders fill up what is missing, and say nothing.
+    Nor is one decoded that was cut off, or lacks parts: decoders fill up what is missing, and say nothing.
     """
     rows, columns, samples = codestream.size(stream)
     if (rows, columns, samples) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
@@ -184,6 +184,8 @@ def _check_stream(stream: bytes, dataset: Dataset) -> None:
         )
     if not codestream.is_complete(stream):
         raise DecodeError("the compressed image was cut off: it has no end")
+    if not codestream.has_data_for_all(stream):
+        raise DecodeError("the compressed image has too little data for its size")
 
 
 def _check_length(dataset: Dataset) -> None:

@@ -1,0 +1,116 @@
+"""The short form of `benchmarks/fuzz.py`, the same in each run: whatever comes in gets its answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fuzz_data_sets
+import fuzz_files
+import fuzz_pdus
+import fuzz_receive
+import odd_inputs_found
+import pytest
+from fuzz_node import Bench
+from hypothesis import HealthCheck, given, settings
+
+from pacs_node.config import Node
+from pacs_node.files import FileStore
+from pacs_node.receive import scp
+from pacs_node.receive.scp import StorageScp
+
+WaitUntil = Callable[[Callable[[], object], float], None]
+
+FILES, ON_POSTGRESQL, DATA_SETS, CONVERSATIONS = 60, 15, 40, 150
+FOUND = [case for group in odd_inputs_found.CASES.values() for case in group]
+
+
+@pytest.fixture(scope="module")
+def begin() -> list[fuzz_files.Seed]:
+    return fuzz_files.seeds(None)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = Bench(tmp_path_factory.mktemp("node"))
+    yield made
+    made.close()
+
+
+def test_damaged_files_get_their_answers(bench: Bench, begin: list[fuzz_files.Seed]) -> None:
+    told = set()
+    for number in range(FILES):
+        what, contents = fuzz_files.case("short", number, begin)
+        outcome = bench.run(contents)
+        assert outcome.wrong == [], f"{number}: {what}"
+        told.update(outcome.files)
+    assert {"analyzed", "failed", "refused", "skipped"} <= told
+
+
+def test_damaged_files_get_their_answers_on_postgresql(
+    begin: list[fuzz_files.Seed], tmp_path: Path, database_url: Callable[[str], str]
+) -> None:
+    made = Bench(tmp_path, database_url("postgresql"))
+    for number in range(FILES, FILES + ON_POSTGRESQL):
+        what, contents = fuzz_files.case("short", number, begin)
+        assert made.run(contents).wrong == [], f"{number}: {what}"
+    made.close()
+
+
+@settings(
+    max_examples=DATA_SETS,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(fuzz_data_sets.files())
+def test_data_sets_of_any_attributes_get_their_answers(bench: Bench, content: bytes) -> None:
+    assert bench.run([content]).wrong == []
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+def test_what_was_found_before_gets_its_answer(bench: Bench, case: object) -> None:
+    assert bench.run(case.contents()).wrong == []  # type: ignore[attr-defined]
+
+
+def test_the_bench_sees_what_stays_without_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected error in the report, and an audit line that is not written."""
+    (content,) = FOUND[0].contents()
+    assert bench.run([content]).wrong == []
+    monkeypatch.setattr("pacs_node.report.sr._complete", lambda *_: 1 / 0)
+    assert "given up after 3 attempts: unexpected ZeroDivisionError" in bench.run([content]).wrong
+    monkeypatch.undo()
+    monkeypatch.setattr("pacs_node.journal.intake.audit.append_all", lambda *_: None)
+    assert "no audit line tells of a file" in bench.run([content]).wrong
+
+
+@pytest.fixture
+def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(scp, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(scp, "STALL_SECONDS", 0.5)
+    node = Node.model_validate({"host": "127.0.0.1", "port": 0})
+    running = StorageScp(node, (), FileStore(tmp_path), 0, lambda spooled, header: None)
+    running.start()
+    yield running.port
+    running.stop()
+
+
+def test_conversations_that_make_no_sense_leave_nothing_behind(port: int, wait_until: WaitUntil) -> None:
+    recorded = fuzz_receive.record(port)
+    wait_until(lambda: threading.active_count() <= 2, 20)
+    threads, handles = threading.active_count(), descriptors()
+    streams = [fuzz_pdus.stream("short", number, recorded) for number in range(CONVERSATIONS)]
+    with ThreadPoolExecutor(4) as senders:
+        took = list(senders.map(lambda one: fuzz_receive.send(port, one), streams))
+    assert "hung" not in took
+    assert {"answered", "hung up"} <= set(took)
+    assert fuzz_receive.echo_and_store(port)
+    wait_until(lambda: threading.active_count() <= threads, 20)
+    wait_until(lambda: descriptors() <= handles, 20)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
