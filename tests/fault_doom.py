@@ -90,7 +90,7 @@ class Doom:
         self._decks: list[list[tuple[str, str]]] = [[] for _ in self._places]
         self._together = random.Random(f"{seed} all at once")
         self._running: dict[int, Life] = {}
-        self._all_at = time.monotonic() + self._together.uniform(10, 24)
+        self._all_at = time.monotonic() + self._together.uniform(8, 18)
         self.kills: Counter[str] = Counter()
         self.stalls: Counter[str] = Counter()
         """Those that came back."""
@@ -108,7 +108,7 @@ class Doom:
             for number, life in list(self._running.items()):
                 if not life.wakes_at:
                     self._kill(number, "all at once")
-            self._all_at = now + self._together.uniform(10, 24)
+            self._all_at = now + self._together.uniform(8, 18)
         for number, (role, _) in enumerate(self._places):
             life = self._running.get(number)
             if life and not is_alive(life.pid):
@@ -153,7 +153,7 @@ class Doom:
             return Life(self._processes.start(role, config), now + chance.uniform(0.5, 6))
         rarely = (1,) if how == STALLED else (1, 1, 2, 3)
         n = chance.choice((1, 3, 5, 8, 13) if point in OFTEN else rarely)
-        life = Life(self._processes.start(role, config, (how, point, n)), now + chance.uniform(6, 12))
+        life = Life(self._processes.start(role, config, (how, point, n)), now + chance.uniform(4, 9))
         if how == STALLED:
             life.stalls, life.seconds = point, LEASE_SECONDS * chance.uniform(1.5, 2.5)
         return life

@@ -85,7 +85,7 @@ def run(
     pacs.start()
     senders.start()
     try:
-        while doom.kills.total() < kills or doom.stalls.total() < kills // 8:
+        while doom.kills.total() < kills or doom.stalls.total() < kills // 10:
             doom.tend(deadly=True)
             figures.kills = doom.kills.total()
             # As many as a node that keeps dying can cope with.
