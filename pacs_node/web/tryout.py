@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pacs_node.errors import InputError
 from pacs_node.journal import sessions
@@ -38,25 +35,7 @@ PER_MINUTE = 6
 _SHOWN = 1280
 """Long side of the pictures that are shown."""
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}
-_HANG_UP = {"Connection": "close"}
 _one_at_a_time = threading.Lock()
-
-
-class _Limit:
-    """Refuses an upload that is too large, or does not say how large it is, before any of it is read."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Request(scope).headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise HTTPException(411, "The upload does not say how large it is.", headers=_HANG_UP)
-        if int(length) > LARGEST:
-            raise HTTPException(
-                413, f"Together the files may have {LARGEST // 1_000_000} MB.", headers=_HANG_UP
-            )
-        await self._app(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +59,8 @@ def form(request: Request) -> Response:
 
 def run(request: Request) -> Response:
     """Analyze what was dropped, in a folder that is deleted before the answer goes out."""
-    uploads = [one for _, one in request.state.form.multi_items() if isinstance(one, UploadFile)]
-    try:
-        return _run(request, [one for one in uploads if one.size])
-    finally:
-        for one in uploads:
-            one.file.close()
-
-
-def _run(request: Request, uploads: Sequence[UploadFile]) -> Response:
+    given = request.state.form.getlist("files")
+    uploads = [one for one in given if isinstance(one, UploadFile) and one.size]
     limits: Limits = request.app.state.limits
     limits.hit(PER_MINUTE, "try", asker(request).name)
     if not uploads:
@@ -179,10 +151,5 @@ def _small(path: Path) -> str:
 
 routes = [
     page("/try", form, Role.RADIOLOGIST),
-    Route(
-        "/try",
-        page("/try", run, Role.RADIOLOGIST, "POST").endpoint,
-        methods=["POST"],
-        middleware=[Middleware(_Limit)],
-    ),
+    page("/try", run, Role.RADIOLOGIST, "POST", largest=LARGEST, files=20),
 ]
