@@ -204,7 +204,8 @@ def try_streams(folder: Path, seed: str, numbers: range, found: Findings) -> Non
                 found.crashes[f"receive: exit {process.returncode}"] += 1
                 found.say(f"{name}: the role ended with {process.returncode}")
                 return
-            if not fuzz_receive.echo_and_store(port):
+            # On a busy machine a sender may be so slow that it is cut off as one that stalls.
+            if not any(fuzz_receive.echo_and_store(port) for _ in range(5)):
                 found.say(f"{name}: no C-ECHO or C-STORE afterwards")
             rest = rest or settled(role)
             if not comes_to(role, rest):

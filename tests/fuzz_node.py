@@ -159,7 +159,9 @@ class Bench:
     def _look_at_study(self, uid: str, outcome: Outcome) -> None:
         study = views.study(self.database, uid)
         assert study is not None
-        states = Counter(instance["state"] for instance in study["instances"])
+        # Of several versions of an image the newest counts.
+        newest = {instance["sop_instance_uid"]: instance["state"] for instance in study["instances"]}
+        states = Counter(newest.values())
         reason = str(study["reason"] or "")
         if study["state"] not in ("READY", "DELIVERED", "SKIPPED", "FAILED"):
             outcome.wrong.append(f"a study stays {study['state']}")

@@ -37,6 +37,7 @@ CASES = {
             "unknown VR of an attribute that is not needed",
             "the attribute is as if absent; it stopped the report of all images of its study",
             lambda: with_vr(b"\x08\0\x70\0LO", b"ZZ"),
+            dcmtk=None,
         ),
         Case(
             "unknown VR of the window",
