@@ -25,6 +25,7 @@ from pacs_node.records import RunningRole
 BEAT_SECONDS = 5.0
 ERROR_PAUSE_SECONDS = 5.0
 
+_ENDS = {signal.SIGTERM, signal.SIGINT}
 _log = structlog.get_logger(__name__)
 
 
@@ -120,15 +121,20 @@ def stop_on_signals(supervised: bool) -> threading.Event:
     The pipe closes also when the supervisor is killed, so that it leaves no orphans.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if supervised:
+    # The handler itself must not set it: its thread may hold the lock of the event, and would then wait for
+    # ever. The interpreter writes to this pipe at once, whichever thread the signal came to.
+    signals, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in _ENDS:
+        signal.signal(number, lambda *_: None)
 
-        def watch() -> None:
-            # Unbuffered: a daemon thread in a buffered read makes the interpreter's end a fatal error.
-            while os.read(sys.stdin.fileno(), 1):
-                pass
-            stop.set()
+    def watch(descriptor: int) -> None:
+        # Unbuffered: a daemon thread in a buffered read makes the interpreter's end a fatal error.
+        while (got := os.read(descriptor, 1)) and (descriptor != signals or got[0] not in _ENDS):
+            pass
+        stop.set()
 
-        threading.Thread(target=watch, name="stdin", daemon=True).start()
+    for descriptor in (signals, sys.stdin.fileno()) if supervised else (signals,):
+        threading.Thread(target=watch, args=(descriptor,), name="stop", daemon=True).start()
     return stop
