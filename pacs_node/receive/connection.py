@@ -13,16 +13,19 @@ from pynetdicom.association import Association
 
 LARGEST_REQUEST = 1 << 20
 """More than 128 presentation contexts with every transfer syntax take (PS3.8 9.3.2)."""
+LARGEST_OBJECT = 4 << 30
+"""As much as the longest element takes (PS3.5 7.1); an object is received into memory."""
 
 _log = structlog.get_logger(__name__)
 
 
 def bound(event: evt.Event, stall_seconds: float, max_pdu: int) -> None:
-    """Bound the wait inside of a PDU and its length, and survive what its content does to pynetdicom.
+    """Bound the wait inside of a PDU, its length and that of a message; survive what pynetdicom makes of it.
 
     pynetdicom waits for ever inside a PDU: a sender that stalls there would hold two threads for good. It
-    takes up to 4 GB for one, from whoever connects. What it cannot make sense of ends one of its two threads,
-    with the data on standard error, and the other waits on.
+    takes up to 4 GB for one, from whoever connects, and any number of fragments for a message that does not
+    end. What it cannot make sense of ends one of its two threads, with the data on standard error, and the
+    other waits on.
     """
     association: Any = event.assoc
     connection = association.dul.socket
@@ -32,9 +35,12 @@ def bound(event: evt.Event, stall_seconds: float, max_pdu: int) -> None:
     receive: Callable[[int], bytearray] = connection.recv
 
     def receive_bounded(count: int) -> bytearray:
-        if count > max_pdu + LARGEST_REQUEST:
-            _log.warning("pdu_too_long", address=association.requestor.address, bytes=count)
-            raise ConnectionAbortedError("the PDU is longer than we said that it may be")
+        message = association.dimse.message
+        data = message.data_set.tell() if message else 0
+        command = message.encoded_command_set.tell() if message else 0
+        if count > max_pdu + LARGEST_REQUEST or command > LARGEST_REQUEST or data > LARGEST_OBJECT:
+            _log.warning("too_long", address=association.requestor.address, pdu=count, message=command + data)
+            raise ConnectionAbortedError("the PDU or the message is longer than it may be")
         return receive(count)
 
     connection.recv = receive_bounded

@@ -14,6 +14,7 @@ from pynetdicom import AE, evt
 from pacs_node.config import Node
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
+from pacs_node.receive import connection as connection_bounds
 from pacs_node.receive import scp
 from pacs_node.receive.scp import StorageScp
 
@@ -227,6 +228,34 @@ def test_a_sender_that_makes_no_sense_is_hung_up_on_at_once(
         wait_until(lambda: threading.active_count() <= threads, 20)
     wait_until(lambda: descriptors() <= handles, 20)
     assert "Traceback" not in capfd.readouterr().err
+    assert traces(files) == []
+    assert echo(port) == 0
+
+
+def send_again_and_again(connection: socket.socket, data: bytes) -> None:
+    for _ in range(10_000):
+        connection.sendall(data)
+
+
+@pytest.mark.parametrize(("what", "control"), [("LARGEST_REQUEST", 1), ("LARGEST_OBJECT", 0)])
+def test_a_message_without_an_end_is_not_taken(
+    port: int,
+    files: FileStore,
+    recorded: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    control: int,
+) -> None:
+    """Fragments of a command set, or of a data set, of which none is the last (PS3.8 E.2)."""
+    monkeypatch.setattr(connection_bounds, what, 100_000)
+    fragment = fuzz_pdus.pdu(P_DATA_TF, struct.pack(">LBB", 4002, 1, control) + bytes(4000))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(recorded[0])
+        assert read_pdu(connection) == A_ASSOCIATE_AC
+        if not control:
+            connection.sendall(recorded[1])
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_again_and_again(connection, fragment)
     assert traces(files) == []
     assert echo(port) == 0
 
