@@ -100,6 +100,7 @@ class Child:
                 return "hang"
             if not (read := self._process.stdout.read(1 << 16)):
                 how = self._process.wait()
+                self.end()
                 told = (self._folder / "errors").read_text(errors="replace")
                 places = [line.strip() for line in told.splitlines() if 'File "' in line]
                 self._start()
@@ -110,9 +111,9 @@ class Child:
         return found
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill it, and close what leads to it."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def try_files(folder: Path, seed: str, numbers: range, data: Path, kept: Path, found: Findings) -> None:

@@ -89,6 +89,6 @@ def _nowhere() -> DicomBytesIO:
     return file
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error's message on one line of bearable length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from odd_inputs import Case, as_bytes, xray
+from odd_inputs import Case, as_bytes, transcoded, xray
+from odd_inputs_encodings import frame
 from odd_inputs_headers import raw
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
 
 
 def with_vr(element: bytes, vr: bytes) -> bytes:
@@ -29,6 +32,30 @@ def header_last() -> bytes:
     data = as_bytes(xray())
     pixels, rows = data.index(b"\xe0\x7f\x10\0OW"), data.index(b"\x28\0\x10\0US")
     return data[:rows] + data[pixels:] + data[rows:]
+
+
+def with_stream(syntax: str, old: bytes, new: bytes) -> FileDataset:
+    """A compressed image with something in its stream replaced by as much."""
+    made = transcoded(xray(), syntax)
+    data = frame(made)
+    assert old in data
+    made.PixelData = encapsulate([data.replace(old, new, 1)])
+    return made
+
+
+def endless_table() -> bytes:
+    data = as_bytes(transcoded(xray(), "JPEG2000Lossless"))
+    table = b"\xfe\xff\0\xe0\0\0\0\0"
+    return data.replace(table, table[:4] + b"\xf0\xff\xff\xff", 1)
+
+
+def rle_too_long() -> FileDataset:
+    """A run is longer than it was, and so the last one goes on beyond the image (PS3.5 G.3.1)."""
+    made = transcoded(xray(), "RLELossless")
+    data = bytearray(frame(made))
+    data[66] = 0x81
+    made.PixelData = encapsulate([bytes(data)])
+    return made
 
 
 CASES = {
@@ -78,6 +105,42 @@ CASES = {
             "value that cannot be written again",
             "a study date said to be a number, in letters of no character set; it stopped the report",
             lambda: with_vr(b"\x08\0\x20\0DA\x08\x0020260105", b"IS\2\0\x80 "),
+        ),
+        *(
+            Case(
+                f"{name} with a broken marker",
+                "a byte before the tables; gdcm ended the worker",
+                lambda syntax=syntax: with_stream(syntax, b"\xff\xc4", b"\0\xc4"),
+                "failed: the pixel data cannot be decoded: ValueError: a broken marker in the JPEG stream",
+            )
+            for name, syntax in (
+                ("JPEG", "JPEGExtendedProcess2_4"),
+                ("lossless JPEG", "JPEGLosslessProcess14_1"),
+            )
+        ),
+        Case(
+            "lossless JPEG of 144 bits",
+            "a precision that nobody can mean (T.81 B.2.2); gdcm ended the worker",
+            lambda: with_stream("JPEGLosslessProcess14_1", b"\xff\xc3\0\x0b\x10", b"\xff\xc3\0\x0b\x90"),
+            "failed: the compressed image has 144 bits a sample, the header allocates 16",
+        ),
+        Case(
+            "RLE segment that is too long",
+            "pylibjpeg-rle panics, which is no exception, and ended the worker",
+            rle_too_long,
+            "failed: the pixel data cannot be decoded: PanicException: ...",
+        ),
+        Case(
+            "basic offset table without an end",
+            "its length is 4 GB, in 30 KB",
+            endless_table,
+            "failed: ...",
+        ),
+        Case(
+            "several SamplesPerPixel",
+            "Rows times a list is a longer list: 7 GB were taken",
+            lambda: xray(SamplesPerPixel=[1, 1, 1, 1, 1, 1, 1]),
+            "failed: SamplesPerPixel must be one number",
         ),
         Case(
             "UID of two values",

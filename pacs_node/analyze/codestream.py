@@ -5,23 +5,25 @@ from __future__ import annotations
 import struct
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-_SOT = 0xFF90
+_SOT, _SOS = 0xFF90, 0xDA
 # SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81 table B.1), and SOF55 of JPEG-LS (T.87 C.1).
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _DCT, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
 
 
-def size(stream: bytes) -> tuple[int, int, int]:
-    """Rows, columns and samples a pixel of a JPEG, JPEG-LS or JPEG 2000 stream (ITU-T T.81, T.87, T.800).
+def size(stream: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, samples a pixel and bits a sample of a JPEG, JPEG-LS or JPEG 2000 stream.
 
-    Raises ValueError where there is no such stream, struct.error where it ends too early.
+    ITU-T T.81, T.87, T.800. Raises ValueError where there is no such stream or its markers are broken,
+    struct.error where it ends too early.
     """
     at = stream.find(_SOC_SIZ, 0, 1024)
     if at >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
-        return bottom - top, right - left, struct.unpack_from(">H", stream, at + 40)[0]
-    _, rows, columns, samples = _frame_header(stream)
-    return rows, columns, samples
+        samples, bits = struct.unpack_from(">HB", stream, at + 40)
+        return bottom - top, right - left, samples, (bits & 0x7F) + 1
+    _, bits, rows, columns, samples = _frame_header(stream)
+    return rows, columns, samples, bits
 
 
 def is_complete(stream: bytes) -> bool:
@@ -38,27 +40,34 @@ def has_data_for_all(stream: bytes) -> bool:
     at = stream.find(_SOC_SIZ, 0, 1024)
     if at >= 0:
         return _tiles(stream, at) == _tiles_stated(stream, at)
-    kind, rows, columns, _ = _frame_header(stream)
+    kind, _, rows, columns, _ = _frame_header(stream)
     blocks = -(-rows // 8) * -(-columns // 8)
     return len(stream) * 8 >= (rows * columns if kind == _LOSSLESS else blocks if kind in _DCT else 0)
 
 
-def _frame_header(stream: bytes) -> tuple[int, int, int, int]:
-    """The kind of a JPEG or JPEG-LS stream, its rows, columns and samples a pixel."""
+def _frame_header(stream: bytes) -> tuple[int, int, int, int, int]:
+    """The kind of a JPEG or JPEG-LS stream, its bits a sample, rows, columns and samples a pixel.
+
+    All segments up to the data must be in order: gdcm ends the process where they are not.
+    """
     if not stream.startswith(b"\xff\xd8"):
         raise ValueError("no JPEG, JPEG-LS or JPEG 2000 stream")
-    at = 2
+    at, found = 2, None
     while True:
         mark, kind, length = struct.unpack_from(">BBH", stream, at)
-        if mark != 0xFF:
-            raise ValueError("no frame header in the JPEG stream")
+        if mark != 0xFF or kind < 0xC0:
+            raise ValueError("a broken marker in the JPEG stream")
         if kind == 0xFF:  # a fill byte
             at += 1
             continue
         if kind in _FRAME_HEADERS:
-            rows, columns, samples = struct.unpack_from(">HHB", stream, at + 5)
-            return kind, rows, columns, samples
+            found = (kind, *struct.unpack_from(">BHHB", stream, at + 4))
+        if kind == _SOS:
+            break
         at += 2 + length
+    if found is None:
+        raise ValueError("no frame header in the JPEG stream")
+    return found
 
 
 def _tiles_stated(stream: bytes, at: int) -> int:

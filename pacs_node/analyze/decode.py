@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate, generate_fragments, parse_basic_offsets
+from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.sequence import Sequence
@@ -57,6 +57,7 @@ REQUIRED = (
     "BitsStored",
     "PixelRepresentation",
 )
+_NUMBERS = tuple(keyword for keyword in REQUIRED if keyword != "PhotometricInterpretation")
 _PIXEL_DATA = Tag("PixelData")
 _PLUGINS = {
     **dict.fromkeys((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), "gdcm"),
@@ -99,6 +100,10 @@ def read(path: Path) -> Decoded:
             _check(dataset)
             values, notes = _stored_values(_frame(dataset, path), dataset)
             key = _content_key(values, dataset)
+        tags = list(dataset.keys())
+        if any(tag < _PIXEL_DATA for tag in tags[tags.index(_PIXEL_DATA) :]):
+            # Who reads the header stops at the pixel data, and would know less than was analyzed.
+            raise DecodeError("elements come after the pixel data that belong before it")
         # Not before: what describes the pixels has been read by now, or the image has failed.
         drop_broken(dataset)
     del dataset.PixelData
@@ -111,15 +116,14 @@ def _check(dataset: Dataset) -> None:
         raise DecodeError("the object has no pixel data")
     if not dataset.PixelData:
         raise DecodeError("the pixel data is empty")
-    tags = list(dataset.keys())
-    if any(tag < _PIXEL_DATA for tag in tags[tags.index(_PIXEL_DATA) :]):
-        # Who reads the header stops at the pixel data, and would know less of the image than was analyzed.
-        raise DecodeError("elements come after the pixel data that belong before it")
     if "TransferSyntaxUID" not in dataset.file_meta:
         raise DecodeError("the file does not state its transfer syntax")
     absent = [keyword for keyword in REQUIRED if dataset.get(keyword) in (None, "")]
     if absent:
         raise DecodeError(f"{', '.join(absent)} absent or empty")
+    if several := [keyword for keyword in _NUMBERS if not isinstance(dataset[keyword].value, int)]:
+        # Python multiplies a list of numbers by making it longer.
+        raise DecodeError(f"{', '.join(several)} must be one number")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise InputError(
             f"{dataset.NumberOfFrames} frames in one object; only single-frame images are analyzed"
@@ -159,16 +163,22 @@ def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
         return _twelve_bit_jpeg(dataset, path)
     below = 0 if syntax.is_encapsulated else _bits_below(dataset)
     dataset.BitsStored += below
-    array, _ = decoder.as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
+    try:
+        array, _ = decoder.as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
+    except BaseException as error:
+        # pylibjpeg-rle panics where a segment is too long, which is no Exception and would end the worker.
+        if type(error).__name__ == "PanicException":
+            raise DecodeError(f"the pixel data cannot be decoded: {reason(error)}") from error
+        raise
     dataset.BitsStored -= below
     return array >> below
 
 
 def _fragments(dataset: Dataset) -> Iterator[bytes]:
-    """All fragments: they are one frame, whatever a basic offset table says (PS3.5 A.4)."""
-    data = BytesIO(dataset.PixelData)
-    parse_basic_offsets(data)
-    return generate_fragments(data)
+    """All fragments: they are one frame, whatever the basic offset table before them says (PS3.5 A.4)."""
+    fragments = generate_fragments(BytesIO(dataset.PixelData))
+    next(fragments, None)
+    return fragments
 
 
 def _check_stream(stream: bytes, dataset: Dataset) -> None:
@@ -176,11 +186,15 @@ def _check_stream(stream: bytes, dataset: Dataset) -> None:
 
     Nor is one decoded that was cut off, or lacks parts: decoders fill up what is missing, and say nothing.
     """
-    rows, columns, samples = codestream.size(stream)
+    rows, columns, samples, bits = codestream.size(stream)
     if (rows, columns, samples) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
         raise DecodeError(
             f"the compressed image has {rows} rows x {columns} columns x {samples} samples, the header says "
             f"{dataset.Rows} x {dataset.Columns} x {dataset.SamplesPerPixel}"
+        )
+    if bits > dataset.BitsAllocated:
+        raise DecodeError(
+            f"the compressed image has {bits} bits a sample, the header allocates {dataset.BitsAllocated}"
         )
     if not codestream.is_complete(stream):
         raise DecodeError("the compressed image was cut off: it has no end")
