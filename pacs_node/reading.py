@@ -11,12 +11,12 @@ from typing import cast
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import BYTES_VR, PersonName
 
 from pacs_node.errors import DecodeError, PacsNodeError
 
@@ -60,8 +60,8 @@ def header(path: Path) -> FileDataset:
 def drop_broken(dataset: Dataset) -> None:
     """Take out the elements that cannot be read or not be written again, as if absent; in nested items too.
 
-    Of those belongs a sequence where the standard has a value, and the reverse. pydicom reads a value when it
-    is asked for: one broken element would break whatever comes by it.
+    Nor may one be of another kind than the standard's. pydicom reads a value when it is asked for: one broken
+    element would break whatever comes by it.
     """
     for tag in list(dataset.keys()):
         try:
@@ -71,7 +71,7 @@ def drop_broken(dataset: Dataset) -> None:
                     # A letter that is none in the declared character set reads as U+FFFD; it is not to be
                     # written so: the name goes back as it came.
                     element.value.original_string = bytes(raw.value or b"").rstrip(b"\0 ")
-                if dictionary_has_tag(tag) and (element.VR == "SQ") != (dictionary_VR(tag) == "SQ"):
+                if not has_its_kind(element):
                     raise ValueError(f"{element.VR} is not the VR of {tag}")
                 if element.VR == "SQ":
                     for item in element.value:
@@ -81,6 +81,16 @@ def drop_broken(dataset: Dataset) -> None:
                     write_data_element(_nowhere(), element, encodings)
         except DecodeError:
             del dataset[tag]
+
+
+def has_its_kind(element: DataElement) -> bool:
+    """Whether it is a sequence, a name, bytes, or any other value, as the standard has it for its tag."""
+    stated = dictionary_VR(element.tag).split(" or ") if dictionary_has_tag(element.tag) else [element.VR]
+    return _kind(element.VR) in map(_kind, stated)
+
+
+def _kind(vr: str) -> str:
+    return vr if vr in ("SQ", "PN") else "bytes" if vr in BYTES_VR else "value"
 
 
 def _nowhere() -> DicomBytesIO:

@@ -99,7 +99,12 @@ CASES = {
             "rescale sent as a sequence",
             "what tells how the pixels are to be seen must not be guessed",
             lambda: with_vr(b"\x28\0\x53\x10DS\4\x001.0 ", b"SQ\0\0\0\0\0\0"),
-            "failed: the pixel data cannot be decoded: TypeError: a sequence where a value belongs",
+            "failed: the pixel data cannot be decoded: TypeError: RescaleSlope has the VR SQ",
+        ),
+        Case(
+            "number sent as a name",
+            "no text: it could not be written as the standard has it, and stopped the report",
+            lambda: with_vr(b"\x20\0\x10\0SH", b"PN"),
         ),
         Case(
             "value that cannot be written again",

@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import cv2
 import gdcm  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from pacs_node.analyze import codestream
 from pacs_node.errors import DecodeError, InputError
-from pacs_node.reading import drop_broken, parsing, reason
+from pacs_node.reading import drop_broken, has_its_kind, parsing, reason
 
 StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.int16]
 
@@ -98,7 +98,7 @@ def read(path: Path) -> Decoded:
             dataset = dcmread(path)
         with parsing(lambda error: DecodeError(f"the pixel data cannot be decoded: {reason(error)}")):
             _check(dataset)
-            values, notes = _stored_values(_frame(dataset, path), dataset)
+            values, notes = _stored_values(_frame(dataset), dataset)
             key = _content_key(values, dataset)
         tags = list(dataset.keys())
         if any(tag < _PIXEL_DATA for tag in tags[tags.index(_PIXEL_DATA) :]):
@@ -145,7 +145,7 @@ def _check(dataset: Dataset) -> None:
         )
 
 
-def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
+def _frame(dataset: Dataset) -> NDArray[np.integer]:
     """The frame: (rows, columns), or (rows, columns, 3) in RGB; pydicom clears the bits above BitsStored."""
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -160,7 +160,7 @@ def _frame(dataset: Dataset, path: Path) -> NDArray[np.integer]:
     else:
         _check_length(dataset)
     if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
-        return _twelve_bit_jpeg(dataset, path)
+        return _twelve_bit_jpeg(dataset)
     below = 0 if syntax.is_encapsulated else _bits_below(dataset)
     dataset.BitsStored += below
     try:
@@ -218,13 +218,27 @@ def _bits_below(dataset: Dataset) -> int:
     return high + 1 - dataset.BitsStored if inside else 0
 
 
-def _twelve_bit_jpeg(dataset: Dataset, path: Path) -> NDArray[np.integer]:
-    """JPEG Extended of 12 bits, which gdcm decodes from a file, but pydicom's plug-in for it refuses."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    if not reader.Read():
-        raise DecodeError("gdcm cannot decode the JPEG Extended stream")
-    buffer = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+def _twelve_bit_jpeg(dataset: Dataset) -> NDArray[np.integer]:
+    """JPEG Extended of 12 bits, which gdcm decodes from a file, but pydicom's plug-in for it refuses.
+
+    The file has nothing but the image: on a header that it does not understand gdcm ends the process.
+    """
+    image = Dataset()
+    image.SOPClassUID, image.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2"
+    image.PhotometricInterpretation = "MONOCHROME2"
+    for keyword in _NUMBERS:
+        setattr(image, keyword, dataset[keyword].value)
+    image.HighBit = image.BitsStored - 1
+    image.PixelData = dataset.PixelData
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    with NamedTemporaryFile(suffix=".dcm") as file:
+        image.save_as(file.name, enforce_file_format=True)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(file.name)
+        if not reader.Read():
+            raise DecodeError("gdcm cannot decode the JPEG Extended stream")
+        buffer = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
     dtype = np.int16 if dataset.PixelRepresentation else np.uint16
     return np.frombuffer(buffer, dtype).reshape(dataset.Rows, dataset.Columns)
 
@@ -247,6 +261,9 @@ def _stored_values(frame: NDArray[np.integer], dataset: Dataset) -> tuple[Stored
 
 def _content_key(values: StoredValues, dataset: Dataset) -> str:
     """See `Decoded.content_key`."""
+    for keyword in KEY_ATTRIBUTES:
+        if keyword in dataset and not has_its_kind(dataset[keyword]):
+            raise TypeError(f"{keyword} has the VR {dataset[keyword].VR}")
     interpretation: dict[str, object] = {
         keyword: _canonical(dataset[keyword].value)
         for keyword in KEY_ATTRIBUTES
@@ -274,8 +291,6 @@ def _canonical(value: object) -> object:
         return [int(number) for number in np.frombuffer(value[: len(value) // 2 * 2], "<u2")]
     if isinstance(value, (MultiValue, list, tuple)):
         return [_canonical(one) for one in value]
-    if isinstance(value, Sequence):
-        raise TypeError("a sequence where a value belongs")
     try:
         return float(str(value))
     except ValueError:
