@@ -28,6 +28,7 @@ from rich.table import Table
 
 from pacs_node.analyze import decode, package, pixels, regions
 from pacs_node.analyze.classifier import Classifier
+from pacs_node.cli.context import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import dimse
 from pacs_node.demo.pacs import Address, OrthancRest
@@ -201,6 +202,7 @@ def main(
                 encoding="utf-8",
             )
             settings = load(configuration)
+            configure_log(settings)
             apart = settings.storage.model_copy(update={"path": folder / "stages"})
             time_stages(watch, studies, settings.model_copy(update={"storage": apart}), pacs.rest)
             time_whole(watch, studies, configuration, node)

@@ -145,7 +145,7 @@ def check(
         print_json(
             {
                 "explained": [f"{topic}: {said}" for topic, said in told],
-                "warnings": configuration.warnings(settings),
+                "warnings": list(configuration.warnings(settings)),
             }
         )
         return

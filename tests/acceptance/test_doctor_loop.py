@@ -74,3 +74,8 @@ def test_a_phantom_goes_the_whole_way_or_is_told_where_it_stopped(
     assert "DOCTORNODE" in told["orthanc: its side"]["found"]
     for name in titles:
         orthanc.rest.call("DELETE", f"/modalities/{name}")
+    # They are of today, which other tests ask this Orthanc about.
+    for patient in orthanc.rest.post(
+        "/tools/find", {"Level": "Patient", "Query": {"PatientID": "PACSNODE-TEST"}}
+    ):
+        orthanc.rest.call("DELETE", f"/patients/{patient}")

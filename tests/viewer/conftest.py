@@ -1,11 +1,7 @@
-"""Orthanc with DICOMweb and its own viewer, OHIF before it, and headless Chromium, once for all tests here.
-
-Screenshots are kept under PACS_NODE_ARTIFACTS, else in pytest's temporary folder.
-"""
+"""Orthanc with DICOMweb and its own viewer, OHIF before it, and headless Chromium, once for all tests here."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +11,7 @@ import ohif_studies
 import pytest
 from ohif_page import Viewer, WaitUntil
 from ohif_studies import Reported
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Playwright
 
 from pacs_node import pipeline
 from pacs_node.demo.pacs import Address, Orthanc
@@ -25,15 +21,6 @@ FLAGS = (
     *("--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
     *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 )
-
-
-@pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go."""
-    named = os.environ.get("PACS_NODE_ARTIFACTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -92,15 +79,14 @@ def ohif_url(pacs: Orthanc, tool: Callable[[str], Path], missing: Callable[[obje
 
 
 @pytest.fixture(scope="session")
-def browser(tool: Callable[[str], Path]) -> Iterator[BrowserContext]:
+def browser(playwright: Playwright, tool: Callable[[str], Path]) -> Iterator[BrowserContext]:
     """Headless Chromium that draws in software and reaches this machine only; the tour was seen."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=tool("chromium"), args=FLAGS)
-        context = chromium.new_context(viewport={"width": 1500, "height": 900}, service_workers="block")
-        context.set_default_timeout(40_000)
-        context.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
-        yield context
-        chromium.close()
+    chromium = playwright.chromium.launch(executable_path=tool("chromium"), args=FLAGS)
+    context = chromium.new_context(viewport={"width": 1500, "height": 900}, service_workers="block")
+    context.set_default_timeout(40_000)
+    context.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
+    yield context
+    chromium.close()
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
-"""A running node with its pages, and Chromium to look at them, once for all tests here.
-
-Screenshots are kept under PACS_NODE_ARTIFACTS, else in pytest's temporary folder.
-"""
+"""A running node with its pages, and Chromium to look at them, once for all tests here."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +9,7 @@ from typing import Any
 
 import pytest
 from journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright
 from web_people import Door, door, write_users
 from web_site import Site, running_site
 
@@ -30,15 +26,6 @@ SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 
 WaitUntil = Callable[[Callable[[], object], float], None]
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go."""
-    named = os.environ.get("PACS_NODE_ARTIFACTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -72,12 +59,11 @@ def site(
 
 
 @pytest.fixture(scope="session")
-def chromium(tool: Callable[[str], Path]) -> Iterator[Browser]:
+def chromium(playwright: Playwright, tool: Callable[[str], Path]) -> Iterator[Browser]:
     """Headless Chromium that reaches this machine only."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=tool("chromium"), args=FLAGS)
-        yield browser
-        browser.close()
+    browser = playwright.chromium.launch(executable_path=tool("chromium"), args=FLAGS)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
