@@ -1,4 +1,4 @@
-"""What tests in a browser share: Playwright, of which a process can hold one only, and where screenshots go."""
+"""What tests in a browser share: Playwright, of which a process holds one only, and a folder of pictures."""
 
 from __future__ import annotations
 

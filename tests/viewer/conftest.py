@@ -1,4 +1,4 @@
-"""Orthanc with DICOMweb and its own viewer, OHIF before it, and headless Chromium, once for all tests here."""
+"""Orthanc with DICOMweb and its own viewer, OHIF before it, and Chromium, once for all tests here."""
 
 from __future__ import annotations
 
