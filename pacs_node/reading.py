@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
-from pydicom.valuerep import BYTES_VR, PersonName
+from pydicom.valuerep import BYTES_VR, FLOAT_VR, INT_VR, PersonName
 
 from pacs_node.errors import DecodeError, PacsNodeError
 
@@ -84,13 +84,17 @@ def drop_broken(dataset: Dataset) -> None:
 
 
 def has_its_kind(element: DataElement) -> bool:
-    """Whether it is a sequence, a name, bytes, or any other value, as the standard has it for its tag."""
+    """Whether it is text, number, bytes, name, tag or sequence, as the standard has it for its tag."""
     stated = dictionary_VR(element.tag).split(" or ") if dictionary_has_tag(element.tag) else [element.VR]
-    return _kind(element.VR) in map(_kind, stated)
+    return any(_kinds(element.VR) & _kinds(vr) for vr in stated)
 
 
-def _kind(vr: str) -> str:
-    return vr if vr in ("SQ", "PN") else "bytes" if vr in BYTES_VR else "value"
+def _kinds(vr: str) -> set[str]:
+    if vr in ("DS", "IS"):
+        return {"text", "number"}
+    if vr in ("SQ", "PN", "AT"):
+        return {vr}
+    return {"bytes" if vr in BYTES_VR else "number" if vr in INT_VR | FLOAT_VR else "text"}
 
 
 def _nowhere() -> DicomBytesIO:

@@ -27,6 +27,12 @@ def cut_in_a_sequence_without_length() -> bytes:
     return data[:at] + b"\xff\xff\xff\xff" + data[at + 4 : at + 30]
 
 
+def lossy_ratio() -> FileDataset:
+    made = raw("LossyImageCompressionRatio", "DS", "high")
+    made.LossyImageCompression = "01"
+    return made
+
+
 def header_last() -> bytes:
     """The pixel data twice, the first time before most that describes it."""
     data = as_bytes(xray())
@@ -100,6 +106,16 @@ CASES = {
             "what tells how the pixels are to be seen must not be guessed",
             lambda: with_vr(b"\x28\0\x53\x10DS\4\x001.0 ", b"SQ\0\0\0\0\0\0"),
             "failed: the pixel data cannot be decoded: TypeError: RescaleSlope has the VR SQ",
+        ),
+        Case(
+            "compression ratio that is no number",
+            "Type 1C with lossy images (PS3.3 C.7.6.1.1.5); left out of the capture, whose making it stopped",
+            lambda: as_bytes(lossy_ratio()),
+        ),
+        Case(
+            "orientation sent as a number",
+            "and so not two values (PS3.3 C.7.6.1.1.1); it stopped the report",
+            lambda: with_vr(b"\x20\0\x20\0CS\4\0L\\H ", b"US\2\0\1\0"),
         ),
         Case(
             "number sent as a name",

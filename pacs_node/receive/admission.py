@@ -85,7 +85,7 @@ def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
         _check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
         # pydicom converts a value when it is asked for: what it cannot convert is to be known here already.
-        for _ in header.iterall():
+        for _ in (*header.file_meta.iterall(), *header.iterall()):
             pass
         missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
     if missing:

@@ -5,6 +5,7 @@ It has the aspect and the orientation of the source, square pixels, and no spaci
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -147,7 +148,8 @@ def _describe(capture: Dataset, request: ReportRequest, image: ImageResult) -> N
         capture.BurnedInAnnotation = header.BurnedInAnnotation
     for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if header.get("LossyImageCompression") == "01" and header.get(keyword):
-            setattr(capture, keyword, header[keyword].value)
+            with suppress(TypeError, ValueError):  # a ratio that is no number
+                setattr(capture, keyword, header[keyword].value)
     reference = Dataset()
     reference.ReferencedSOPClassUID = image.instance.sop_class_uid
     reference.ReferencedSOPInstanceUID = image.instance.sop_instance_uid

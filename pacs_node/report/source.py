@@ -17,6 +17,7 @@ from highdicom.base import SOPClass
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
 
 from pacs_node.errors import InputError
@@ -136,7 +137,8 @@ def pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
 
 def orientation(header: Dataset) -> list[str]:
     """PatientOrientation where it is two values of a human's directions (PS3.3 C.7.6.1.1.1); else empty."""
-    values = [str(value) for value in header.get("PatientOrientation") or ()]
+    stated = header.get("PatientOrientation")
+    values = [str(value) for value in stated] if isinstance(stated, MultiValue) else []
     return values if len(values) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", v) for v in values) else []
 
 
