@@ -55,9 +55,26 @@ def cases() -> dict[str, Case]:
     return {case.name: case for name, group in groups(Path()).items() if name != REAL for case in group}
 
 
+FUZZED = """
+## How much was fuzzed
+
+`benchmarks/fuzz.py` damages these files and the real ones in `shared/data`, makes data sets that no
+device would, and sends nonsense to the DICOM port; each file goes the whole way in a process of its own,
+which may be killed by it.
+
+`--files 1300 --data-sets 250 --streams 0`, seeds 51 to 54, with all mended that runs before them had
+found: 5,200 files and 1,000 data sets in 567 s, 1,618 images analyzed, 2,708 failed, 1,760 refused, 390
+skipped, 2 duplicates; no crash, no hang, no wrong answer. Peak for one file: 127 MB more. At their end
+the four processes were 59, -26, 24 and 67 MB larger than at their 300th file; the last is over the
+benchmark's limit of 60 MB, and why is not known. Conversations, before the last changes: 5,000 of seed
+11, 2,939 silent, 1,688 answered, 373 hung up, no crash, no hang, +4.9 MB; after two batches of them
+C-ECHO or C-STORE was not answered in time on a loaded machine, and was in three repeats. Still to be
+made: one run of 10,000 files."""
+
+
 def document() -> str:
     """docs/inputs.md."""
-    return "\n".join([HEAD, *_lines()]) + "\n"
+    return "\n".join([HEAD, *_lines(), FUZZED]) + "\n"
 
 
 def _lines() -> Iterator[str]:
