@@ -18,8 +18,8 @@ from pacs_node.demo import phantom
 
 pytestmark = pytest.mark.slow
 
-NAME, ID, BORN = "SCHADENBERG^THERESIA", "QX-7731-PAT", "19471130"
-TELLING = ("SCHADENBERG", "THERESIA", "schadenberg", "7731", BORN, "1947-11-30")
+NAME, ID, BORN = "SCHADENBERG^THERESIA", "QX-ZWIRN-PAT", "19471130"
+TELLING = ("SCHADENBERG", "THERESIA", "schadenberg", "ZWIRN", BORN, "1947-11-30")
 CONFIG = """
 [study]
 quiet_seconds = 0.5
