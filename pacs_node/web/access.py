@@ -197,6 +197,9 @@ def _to_login(request: Request) -> Response:
     login = f"/login?next={quote(target, safe='')}"
     if is_part:
         return Response(status_code=401, headers={"HX-Redirect": login})
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        # The page then asks for its parts, and is led to the login.
+        return Response("event: changed\ndata: logged out\n\n", media_type="text/event-stream")
     if request.method not in ("GET", "HEAD") or "text/html" not in request.headers.get("Accept", ""):
         raise HTTPException(401, "Not logged in.")
     return RedirectResponse(login, status_code=303)

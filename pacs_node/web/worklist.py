@@ -23,10 +23,8 @@ from pacs_node.web.pages import render
 from pacs_node.web.users import Role
 
 LENGTH = 50
-LOOK_SECONDS, QUIETEST_SECONDS = 1.0, 30
-"""So often it is looked whether anything happened; so often at the least the list renews itself, since a role
-that dies leaves no event."""
-THROTTLE_SECONDS = 2
+LOOK_SECONDS, THROTTLE_SECONDS = 1.0, 2
+"""So often it is looked whether anything happened, and so often at the most it is said."""
 
 _OUTCOMES = {
     Outcome.POSITIVE: "suspected",
@@ -67,7 +65,7 @@ def worklist(request: Request) -> Response:
         "label": state.settings.report.label,
         "most": journal.MOST_COUNTED,
     }
-    if "HX-Request" in request.headers and "HX-History-Restore-Request" not in request.headers:
+    if "HX-Request" in request.headers:
         part = render(request, "worklist_rows.html", is_part=True, **context)
         if RENEWAL not in request.headers:
             part.headers["HX-Push-Url"] = address
@@ -150,7 +148,7 @@ async def _changes(request: Request, seen: int) -> AsyncIterator[ServerSentEvent
             # The page asks for its rows and is led to the login.
             yield ServerSentEvent(event="changed", data="logged out")
             return
-        if (seq != seen and quiet >= THROTTLE_SECONDS) or quiet >= QUIETEST_SECONDS:
+        if seq != seen and quiet >= THROTTLE_SECONDS:
             yield ServerSentEvent(event="changed", data=str(seq))
             seen, quiet = seq, 0.0
         await asyncio.sleep(LOOK_SECONDS)

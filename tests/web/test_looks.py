@@ -85,6 +85,11 @@ def test_filters_live_in_the_address(open_page: Callable[..., Page], site: Site)
     expect(page).to_have_url(f"{site.url}/?modality=CR")
     expect(page.get_by_role("row")).to_have_count(2)
     expect(page.get_by_label("Search")).to_have_value("")
+    page.go_back()
+    expect(page).to_have_url(f"{site.url}/")
+    expect(page.get_by_label("Modality")).to_have_value("")
+    page.go_forward()
+    expect(page.get_by_label("Modality")).to_have_value("CR")
     page.get_by_role("link", name="Clear").click()
     expect(page).to_have_url(f"{site.url}/")
 
@@ -120,6 +125,20 @@ def test_the_list_leads_to_the_login_once_the_session_is_over(
     expect(page).to_have_url(f"{site.url}/?state=DELIVERED")
 
 
+@pytest.mark.parametrize("path", ["/", "/studies/{uid}"])
+def test_who_looks_is_told_when_the_node_no_longer_answers(
+    open_page: Callable[..., Page], site: Site, artifacts: Path, path: str
+) -> None:
+    page = open_page(path.format(uid=site.studies["POSITIVE"]), "radiologist")
+    banner = page.get_by_role("alert").filter(has_text="The node does not answer.")
+    expect(banner).to_be_hidden()
+    page.context.set_offline(True)
+    expect(banner).to_be_visible(timeout=45_000)
+    page.screenshot(path=artifacts / f"no-answer-{path.strip('/').split('/')[0] or 'list'}.png")
+    page.context.set_offline(False)
+    expect(banner).to_be_hidden(timeout=45_000)
+
+
 def test_the_keyboard_is_enough(open_page: Callable[..., Page], site: Site) -> None:
     page = open_page("/", "radiologist")
     page.keyboard.press("Tab")
@@ -135,7 +154,7 @@ def test_the_keyboard_is_enough(open_page: Callable[..., Page], site: Site) -> N
     assert {f"/studies/{uid}" for uid in site.studies.values()} <= reached
 
 
-def test_scripts_of_others_do_not_run(open_page: Callable[..., Page]) -> None:
+def test_scripts_of_others_do_not_run(open_page: Callable[..., Page], wait_until: WaitUntil) -> None:
     page = open_page("/login", None, strict=False)
     page.evaluate("""() => {
         const inline = document.createElement('script');
@@ -146,7 +165,7 @@ def test_scripts_of_others_do_not_run(open_page: Callable[..., Page]) -> None:
         image.src = '/none';
         document.body.append(image);
     }""")
-    page.wait_for_function("document.images[0].complete")
+    wait_until(lambda: page.evaluate("document.images[0].complete"), 20)
     assert page.evaluate("window.ran") is None
 
 
