@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from pydicom import dcmread
+from pydicom.charset import default_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
@@ -63,6 +65,7 @@ def drop_broken(dataset: Dataset) -> None:
     Nor may one be of another kind than the standard's. pydicom reads a value when it is asked for: one broken
     element would break whatever comes by it.
     """
+    drop_odd_character_set(dataset)
     for tag in list(dataset.keys()):
         try:
             with parsing(lambda error: DecodeError(type(error).__name__)):
@@ -83,10 +86,29 @@ def drop_broken(dataset: Dataset) -> None:
             del dataset[tag]
 
 
+def drop_odd_character_set(dataset: Dataset) -> None:
+    """Take out a SpecificCharacterSet by which nothing can be read, before anything is.
+
+    pydicom takes the name of any codec of Python for one, such as "rot13".
+    """
+    codecs = dataset.original_character_set
+    if not all(map(_keeps_ascii, [codecs] if isinstance(codecs, str) else codecs)):
+        dataset.pop("SpecificCharacterSet", None)
+        is_implicit_vr, is_little_endian = dataset.original_encoding
+        dataset.set_original_encoding(is_implicit_vr, is_little_endian, default_encoding)
+
+
 def has_its_kind(element: DataElement) -> bool:
     """Whether it is text, number, bytes, name, tag or sequence, as the standard has it for its tag."""
     stated = dictionary_VR(element.tag).split(" or ") if dictionary_has_tag(element.tag) else [element.VR]
     return any(_kinds(element.VR) & _kinds(vr) for vr in stated)
+
+
+def _keeps_ascii(codec: str) -> bool:
+    try:
+        return not codec or string.printable.encode(codec) == string.printable.encode()
+    except (LookupError, ValueError):
+        return False
 
 
 def _kinds(vr: str) -> set[str]:

@@ -97,6 +97,12 @@ CASES = {
             invalid=(NAME, "SpecificCharacterSet"),
         ),
         Case(
+            "character set that is none",
+            "rot13, a codec of Python's; it stopped the report",
+            lambda: as_bytes(named("ISO_IR 999", b"M\xfcller^Eva")()).replace(b"ISO_IR 999", b"rot13     "),
+            invalid=(NAME, "SpecificCharacterSet"),
+        ),
+        Case(
             "character set in another spelling",
             "ISO-IR 100",
             named("ISO-IR 100", b"M\xfcller^Eva"),

@@ -29,7 +29,8 @@ HEAD = """# What the node does with odd X-rays
 This page is made by `python tests/odd_inputs_table.py` from the cases that the tests build, and the tests
 hold the node to it. "Analyzed" is followed by the note that goes into the audit log; a skipped file is stored
 and its reason recorded; a failed image is named in the report with the reason; a refused file is answered
-with the C-STORE status and not stored.
+with the C-STORE status and not stored. A patient's name goes back byte for byte, whatever its bytes are; in
+other texts, bytes that are no letters in the declared character set go back as U+FFFD.
 """
 
 

@@ -24,7 +24,7 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from pacs_node.config import Peer, StudyRules
 from pacs_node.errors import AdmissionError
-from pacs_node.reading import parsing
+from pacs_node.reading import drop_odd_character_set, parsing
 from pacs_node.records import Arrival, StoredFile
 
 CANNOT_UNDERSTAND = 0xC000
@@ -84,6 +84,7 @@ def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     with parsing(lambda e: AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(e).__name__}")):
         _check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
+        drop_odd_character_set(header)
         # pydicom converts a value when it is asked for: what it cannot convert is to be known here already.
         for _ in (*header.file_meta.iterall(), *header.iterall()):
             pass

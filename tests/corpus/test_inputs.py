@@ -118,7 +118,8 @@ def test_the_patient_comes_back_in_the_bytes_that_were_received(done: Done) -> N
         for keyword in KEPT:
             assert raw(result, keyword) == raw(source, keyword)
         if "SpecificCharacterSet" in source:
-            assert result.SpecificCharacterSet == source.SpecificCharacterSet
+            stated = source.SpecificCharacterSet
+            assert result.get("SpecificCharacterSet") == (None if stated == "rot13" else stated)
 
 
 def test_the_results_are_valid(done: Done, tool: Callable[[str], Path], tmp_path: Path) -> None:
