@@ -93,7 +93,7 @@ def retry_study(
 
     With `new` it is reported again in new objects with new UIDs, as an amended report, whatever was said
     before; what was not delivered yet is given up. `reanalyze` is that, and the model runs again on every
-    image: what it said before stays in the audit log alone. False where no such study is known.
+    image, also of a body part that it did not know: what it said before stays in the audit log alone. False where no such study is known.
     """
     new = new or reanalyze
     with database.write() as connection:
@@ -106,10 +106,14 @@ def retry_study(
         if study is None:
             return False
         free = {"due_at": now, "lease_token": None, "lease_until": 0.0}
-        again = [InstanceState.FAILED, *([InstanceState.ANALYZED] if reanalyze else [])]
+        again = InstanceRow.state == InstanceState.FAILED
+        if reanalyze:
+            # What the model skipped was claimed for that; what was skipped as it came in never is.
+            asked = sa.and_(InstanceRow.state == InstanceState.SKIPPED, InstanceRow.attempts > 0)
+            again = sa.or_(again, InstanceRow.state == InstanceState.ANALYZED, asked)
         images = connection.execute(
             sa.update(InstanceRow)
-            .where(InstanceRow.study_id == study.id, InstanceRow.state.in_(again))
+            .where(InstanceRow.study_id == study.id, again)
             .values(state=InstanceState.RECEIVED, reason=None, attempts=0, **free)
         ).rowcount
         if reanalyze:

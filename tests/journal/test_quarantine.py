@@ -160,16 +160,21 @@ def test_new_objects_are_asked_for_and_the_old_ones_given_up(database: Database,
 def test_the_model_is_asked_again_about_what_it_spoke_of_and_an_image_in_hand_goes_on(
     database: Database, arrival: Callable[..., Arrival], reported: None, steps: Steps
 ) -> None:
+    intake.register(database, [arrival("1.2.6", "f" * 64)], 0)
+    claim = instances.claim_instances(database, 8)
+    assert claim
+    skipped = [Analysis(claim.items[0], None, "outside the model's scope", skipped=True)]
+    assert instances.finish_instances(database, claim.token, steps.model, skipped)
     intake.register(database, [arrival("1.2.4", "d" * 64), arrival("1.2.5", "e" * 64, skip_reason="no")], 0)
     claim = instances.claim_instances(database, 8)
     assert claim
     assert quarantine.retry_study(database, "1.2", "root", reanalyze=True)
     (event,) = told(database, "reanalyzed")
-    assert event.details == {"images": 1, "deliveries": 4, "new": True, "who": "root"}
+    assert event.details == {"images": 2, "deliveries": 4, "new": True, "who": "root"}
     assert views.last_said(database, studies.study_instances(database, "1.2")) == {}
     assert steps.finish(claim) == 1
     steps.report()
     every = studies.study_instances(database, "1.2")
-    assert [one.finding.probability for one in views.last_said(database, every).values()] == [0.1234] * 2
-    assert len(told(database, "analyzed")) == 3
-    assert views.counts(database)["instances"] == {"ANALYZED": 2, "SKIPPED": 1}
+    assert [one.finding.probability for one in views.last_said(database, every).values()] == [0.1234] * 3
+    assert len(told(database, "analyzed")) == 4
+    assert views.counts(database)["instances"] == {"ANALYZED": 3, "SKIPPED": 1}
