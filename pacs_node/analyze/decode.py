@@ -60,7 +60,9 @@ REQUIRED = (
 _NUMBERS = tuple(keyword for keyword in REQUIRED if keyword != "PhotometricInterpretation")
 _PIXEL_DATA = Tag("PixelData")
 _PLUGINS = {
-    **dict.fromkeys((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), "gdcm"),
+    **dict.fromkeys(uid.JPEGTransferSyntaxes, "gdcm"),
+    # gdcm never gives back the memory of a JPEG-LS image that it cannot decode.
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "pyjpegls"),
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
     uid.RLELossless: "pylibjpeg",
 }

@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, JPEG2000TransferSyntaxes, RLELossless
+from pydicom.uid import (
+    UID,
+    DigitalXRayImageStorageForPresentation,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
 
 from pacs_node.analyze import decode
 from pacs_node.errors import DecodeError
@@ -39,6 +45,8 @@ def package(syntax: UID) -> str:
     """What `pip install` must be given for images in a transfer syntax."""
     if syntax in JPEG2000TransferSyntaxes:
         return "pylibjpeg pylibjpeg-openjpeg"
+    if syntax in JPEGLSTransferSyntaxes:
+        return "pyjpegls"
     return "pylibjpeg pylibjpeg-rle" if syntax == RLELossless else "python-gdcm"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz_node import memory_mb
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
@@ -234,6 +236,34 @@ def test_damage_never_escapes_as_another_error(
         except InputError:
             refused += 1
     assert refused > 5
+
+
+@pytest.mark.parametrize("syntax", ["JPEG lossless SV1", "JPEG-LS"])
+def test_an_image_that_cannot_be_decoded_leaves_no_memory_behind(
+    syntax: str,
+    make_image: MakeImage,
+    save: Save,
+    tool: Tool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # A log record that is kept keeps the frames of its traceback, and so the image.
+    caplog.set_level(logging.CRITICAL, "pydicom")
+    noise = np.random.default_rng(4).integers(0, 4096, (1500, 1500)).astype(np.uint16)
+    program, *options = LOSSLESS[syntax]
+    source = save(make_image(noise, BitsStored=12))
+    subprocess.run([tool(program), *options, source, tmp_path / "out.dcm"], check=True)
+    bad = bytearray((tmp_path / "out.dcm").read_bytes())
+    # A marker that may not stand there, late enough that most of the image has been decoded.
+    at = len(bad) * 9 // 10
+    bad[at : at + 2] = b"\xff\xf9"
+    (tmp_path / "bad").write_bytes(bad)
+    for count in range(25):
+        with pytest.raises(DecodeError, match="cannot be decoded"):
+            decode.read(tmp_path / "bad")
+        if count == 4:
+            before = memory_mb("VmRSS")
+    assert memory_mb("VmRSS") - before < 5 * noise.nbytes / 1e6
 
 
 REAL = {

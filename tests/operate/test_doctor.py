@@ -80,6 +80,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[di
     [
         ("openjpeg", "cannot be decoded: JPEG 2000 Image Compression", "pylibjpeg-openjpeg"),
         ("rle", "cannot be decoded: RLE Lossless", "pylibjpeg-rle"),
+        ("jpeg_ls", "cannot be decoded: JPEG-LS", "pyjpegls"),
         ("gdcm", "the Python module gdcm is missing", "python-gdcm"),
     ],
 )
