@@ -93,7 +93,8 @@ def retry_study(
 
     With `new` it is reported again in new objects with new UIDs, as an amended report, whatever was said
     before; what was not delivered yet is given up. `reanalyze` is that, and the model runs again on every
-    image, also of a body part that it did not know: what it said before stays in the audit log alone. False where no such study is known.
+    image, also of a body part that it did not know: what it said before stays in the audit log alone. False
+    where no such study is known.
     """
     new = new or reanalyze
     with database.write() as connection:
