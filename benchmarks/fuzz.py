@@ -133,7 +133,9 @@ def try_files(folder: Path, seed: str, numbers: range, data: Path, kept: Path, f
             found.outcomes.update(answer["files"])
             found.peak = max(found.peak, (answer["peak_mb"], f"{name}: {answer['what']}"))
             found.slowest = max(found.slowest, (answer["seconds"], f"{name}: {answer['what']}"))
-            memory = [*memory, answer["mb"]] if child.tried > 1 else [answer["mb"]]
+            if child.tried == 1:
+                memory.clear()
+            memory.append(answer["mb"])
             for what in answer["wrong"]:
                 found.say(f"{name}: {what}")
         if isinstance(answer, str) or answer["wrong"]:

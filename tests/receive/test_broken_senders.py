@@ -10,6 +10,7 @@ from pathlib import Path
 import fuzz_pdus
 import pytest
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 
 from pacs_node.config import Node
 from pacs_node.demo import phantom
@@ -72,10 +73,14 @@ def traces(files: FileStore) -> list[Path]:
     return [path for path in files.root.rglob("*") if path.is_file()]
 
 
-def echo(port: int) -> int:
+def associate(port: int) -> Association:
     ae = AE(ae_title="SENDER")
     ae.add_requested_context(VERIFICATION)
-    association = ae.associate("127.0.0.1", port)
+    return ae.associate("127.0.0.1", port)
+
+
+def echo(port: int) -> int:
+    association = associate(port)
     assert association.is_established
     status = int(association.send_c_echo().Status)
     association.release()
@@ -83,9 +88,7 @@ def echo(port: int) -> int:
 
 
 def associates(port: int) -> bool:
-    ae = AE(ae_title="SENDER")
-    ae.add_requested_context(VERIFICATION)
-    association = ae.associate("127.0.0.1", port)
+    association = associate(port)
     if not association.is_established:
         return False
     association.release()
