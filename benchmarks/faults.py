@@ -21,9 +21,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fault_check import Figures
-from fault_node import POINTS
-from fault_run import run
+from support.faults.node import POINTS
+from support.faults.run import run
+from support.faults.verdict import Figures
 
 
 def main(

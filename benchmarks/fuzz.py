@@ -34,9 +34,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import fuzz_files
-import fuzz_pdus
-import fuzz_receive
+from support.fuzz import conversations, files, pdus
 
 TESTS = Path(__file__).parents[1] / "tests"
 CASE_SECONDS = 120.0
@@ -79,7 +77,7 @@ class Child:
         shutil.rmtree(self._folder / "work", ignore_errors=True)
         with (self._folder / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, str(TESTS / "fuzz_node.py"), str(self._folder / "work"), self._seed],
+                [sys.executable, "-m", "support.fuzz.bench", str(self._folder / "work"), self._seed],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -118,7 +116,7 @@ class Child:
 
 def try_files(folder: Path, seed: str, numbers: range, data: Path, kept: Path, found: Findings) -> None:
     """Mutated files, one after the other, through the whole node."""
-    begin = fuzz_files.seeds(data if data.is_dir() else None)
+    begin = files.seeds(data if data.is_dir() else None)
     (folder / "seeds").write_bytes(pickle.dumps(begin))
     child, memory = Child(folder, seed), list[float]()
     for count, number in enumerate(numbers):
@@ -140,7 +138,7 @@ def try_files(folder: Path, seed: str, numbers: range, data: Path, kept: Path, f
                 found.say(f"{name}: {what}")
         if isinstance(answer, str) or answer["wrong"]:
             kept.mkdir(parents=True, exist_ok=True)
-            for part, content in enumerate(fuzz_files.case(seed, number, begin)[1]):
+            for part, content in enumerate(files.case(seed, number, begin)[1]):
                 (kept / f"{seed}-{number}-{part}.dcm").write_bytes(content)
         if count % 500 == 499:
             print(
@@ -164,7 +162,8 @@ def try_data_sets(folder: Path, count: int, seed: int, kept: Path, found: Findin
             sys.executable,
             "-W",
             "ignore",
-            str(TESTS / "fuzz_data_sets.py"),
+            "-m",
+            "support.fuzz.data_sets",
             str(count),
             str(seed),
             str(folder),
@@ -188,22 +187,22 @@ def try_streams(folder: Path, seed: str, numbers: range, found: Findings) -> Non
     """Conversations of malformed PDUs, several at once, with one role `receive`."""
     with (folder / "receive.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, str(TESTS / "fuzz_receive.py"), str(folder / "storage")],
+            [sys.executable, "-m", "support.fuzz.conversations", str(folder / "storage")],
             stdout=subprocess.PIPE,
             stderr=log,
         )
     assert process.stdout
     port = int(process.stdout.readline())
     role = psutil.Process(process.pid)
-    recorded = fuzz_receive.record(port)
+    recorded = conversations.record(port)
     rest: tuple[int, int] | None = None
     memory: list[float] = []
     with ThreadPoolExecutor(SENDERS) as senders:
         for start in range(numbers.start, numbers.stop, BATCH):
             batch = range(start, min(start + BATCH, numbers.stop))
-            streams = [fuzz_pdus.stream(seed, number, recorded) for number in batch]
+            streams = [pdus.stream(seed, number, recorded) for number in batch]
             for number, stream, took in zip(
-                batch, streams, senders.map(lambda one: fuzz_receive.send(port, one), streams), strict=True
+                batch, streams, senders.map(lambda one: conversations.send(port, one), streams), strict=True
             ):
                 found.tried["conversations"] += 1
                 found.outcomes[f"conversation {took}"] += 1
@@ -215,7 +214,7 @@ def try_streams(folder: Path, seed: str, numbers: range, found: Findings) -> Non
                 found.say(f"{name}: the role ended with {process.returncode}")
                 return
             # On a busy machine a sender may be so slow that it is cut off as one that stalls.
-            if not any(fuzz_receive.echo_and_store(port) for _ in range(5)):
+            if not any(conversations.echo_and_store(port) for _ in range(5)):
                 found.say(f"{name}: no C-ECHO or C-STORE afterwards")
             rest = rest or settled(role)
             if not comes_to(role, rest):
@@ -233,7 +232,7 @@ def try_streams(folder: Path, seed: str, numbers: range, found: Findings) -> Non
 def settled(role: psutil.Process) -> tuple[int, int]:
     """Threads and descriptors once nobody is connected any more."""
     lowest = role.num_threads(), role.num_fds()
-    end = time.monotonic() + 3 * fuzz_receive.STALL_SECONDS
+    end = time.monotonic() + 3 * conversations.STALL_SECONDS
     while time.monotonic() < end:
         lowest = min(lowest, (role.num_threads(), role.num_fds()))
         time.sleep(0.05)

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pacs_node.config import load
-from pacs_node.demo.header import StudyHeader, derive_uid, image_object
 from pacs_node.demo.pacs import Address, Orthanc, find_orthanc
+from pacs_node.dicom.header import StudyHeader, derive_uid, image_object
 from pacs_node.errors import PacsNodeError
 from pacs_node.journal import roles, views
 from pacs_node.journal.database import open_database

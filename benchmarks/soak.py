@@ -33,11 +33,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fault_check import Figures
-from fault_doom import Doom, Processes
-from fault_pacs import ScriptedPacs
-from fault_run import come_to_rest, free_port, write_config
-from fault_senders import Senders
+from support.faults.doom import Doom, Processes
+from support.faults.pacs import ScriptedPacs
+from support.faults.run import come_to_rest, free_port, write_config
+from support.faults.senders import Senders
+from support.faults.verdict import Figures
 
 from pacs_node.config import load
 from pacs_node.journal.database import open_database

@@ -36,10 +36,10 @@ from pacs_node.demo.phantom import two_views
 from pacs_node.files import FileStore
 from pacs_node.journal import instances, roles, views
 from pacs_node.journal.database import Database, open_database
-from pacs_node.node import take_in
 from pacs_node.pipeline import analyze_instances, encoded, report_study
 from pacs_node.records import ImageResult, ReportRequest
 from pacs_node.report import check, sc, sr
+from pacs_node.roles.receive import take_in
 
 COMPRESSORS = {"JPEG lossless": "dcmcjpeg", "JPEG-LS": "dcmcjpls", "RLE": "dcmcrle"}
 ALWAYS_POSITIVE = 0.0001

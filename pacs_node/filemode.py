@@ -16,9 +16,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from pacs_node import reading
 from pacs_node.config import Settings
-from pacs_node.demo.wrap import PICTURES, wrap
+from pacs_node.dicom import reading
+from pacs_node.dicom.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.files import FileStore
 from pacs_node.pipeline import Classifier, analyze_instances, encoded, report_study

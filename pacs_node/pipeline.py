@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 
 from pacs_node.analyze import decode, pixels, regions
 from pacs_node.config import Report
+from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.files import FileStore
 from pacs_node.records import (
@@ -31,7 +32,7 @@ from pacs_node.records import (
     ReportRequest,
     Result,
 )
-from pacs_node.report import anatomy, check, sc, source, sr, uids, wording
+from pacs_node.report import check, sc, source, sr, uids, wording
 
 OUTSIDE = "outside the model's scope"
 """How the reason begins why an image that could be analyzed was not."""

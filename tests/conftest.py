@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import pytest
 
-pytest_plugins = ["browsers", "certificates", "orthanc", "postgresql"]
+pytest_plugins = ["support.browsers", "support.certificates", "support.orthanc", "support.postgresql"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STRICT = "PACS_NODE_STRICT"

@@ -6,20 +6,20 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx_packages as made
 import pytest
+import support.onnx_packages as made
 import torch
-import validators
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from safetensors.torch import save_file
+from support import validators
 
 from pacs_node.analyze import package
 from pacs_node.analyze.architectures import ARCHITECTURES
 from pacs_node.config import Settings
 from pacs_node.demo import phantom
 from pacs_node.filemode import analyze_files
-from pacs_node.node import served_classifier
+from pacs_node.roles.worker import served_classifier
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from result_rows import commit_results
-from scripted_pacs import Pacs
+from support.result_rows import commit_results
+from support.scripted_pacs import Pacs
 
 from pacs_node.demo import phantom
 from pacs_node.journal import audit, deliveries

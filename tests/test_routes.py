@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import Brightness
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from support.brightness import Brightness
 
-from pacs_node import node as roles
 from pacs_node.config import Settings
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, quarantine, views
 from pacs_node.journal.database import Database
 from pacs_node.records import Outcome, Prediction
-from pacs_node.worker import Worker
+from pacs_node.roles.receive import take_in
+from pacs_node.roles.worker import Worker
 
 DESTINATIONS = (
     {"name": "everything"},
@@ -63,7 +63,7 @@ class Bench:
         self.files.spool([path.read_bytes()], str)
         self.model.says = says
         node = self.database.identity("NODE")
-        roles.take_in(self.settings, self.database, self.files, node, {})
+        take_in(self.settings, self.database, self.files, node, {})
         self.work()
 
     def work(self) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import Brightness
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
+from support.brightness import Brightness
 
-from pacs_node import node as roles
 from pacs_node.config import Settings
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
@@ -24,7 +23,8 @@ from pacs_node.journal import audit, views
 from pacs_node.journal.database import Database
 from pacs_node.records import ModelIdentity, Prediction
 from pacs_node.report.text import as_text
-from pacs_node.worker import Worker
+from pacs_node.roles.receive import take_in
+from pacs_node.roles.worker import Worker
 
 
 class NoLeases:
@@ -68,7 +68,7 @@ class Bench:
             path = self.settings.storage.path / "sent.dcm"
             image.save_as(path, enforce_file_format=True)
             self.files.spool([path.read_bytes()], str)
-        roles.take_in(self.settings, self.database, self.files, identity, {})
+        take_in(self.settings, self.database, self.files, identity, {})
         worker = Worker(self.settings, self.database, self.files, identity, model, NoLeases())
         for _ in range(5):
             while worker.step():

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brightness import Brightness
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
+from support.brightness import Brightness
 
-from pacs_node import node as roles
 from pacs_node import pipeline
-from pacs_node import worker as work
 from pacs_node.config import Report, Settings
 from pacs_node.demo import phantom
 from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, quarantine, views
 from pacs_node.journal.database import Database
-from pacs_node.worker import Worker
+from pacs_node.roles import worker as work
+from pacs_node.roles.receive import take_in
+from pacs_node.roles.worker import Worker
 
 
 class NoLeases:
@@ -47,7 +47,7 @@ class Bench:
             path = self.settings.storage.path / "sent.dcm"
             image.save_as(path, enforce_file_format=True)
             self.files.spool([path.read_bytes()], str)
-        assert not roles.take_in(self.settings, self.database, self.files, self.identity, {})
+        assert not take_in(self.settings, self.database, self.files, self.identity, {})
 
     @property
     def identity(self) -> Any:

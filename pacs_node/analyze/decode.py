@@ -23,8 +23,8 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
 from pacs_node.analyze import codestream
+from pacs_node.dicom.reading import drop_broken, has_its_kind, parsing, reason
 from pacs_node.errors import DecodeError, InputError
-from pacs_node.reading import drop_broken, has_its_kind, parsing, reason
 
 StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.int16]
 

@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from pacs_node.analyze.decode import Decoded, StoredValues
+from pacs_node.dicom.reading import parsing, reason
 from pacs_node.errors import InputError
-from pacs_node.reading import parsing, reason
 from pacs_node.records import Point
 
 ROBUST_PERCENTILES = (0.5, 99.5)

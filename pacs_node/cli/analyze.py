@@ -26,7 +26,7 @@ def analyze(
     """
     with working("starting"):
         from pacs_node.filemode import analyze_files
-        from pacs_node.node import served_classifier
+        from pacs_node.roles.worker import served_classifier
 
     settings = of(context).settings()
     console = Console(highlight=False, markup=False, soft_wrap=True)

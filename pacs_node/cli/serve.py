@@ -24,8 +24,8 @@ def serve(context: typer.Context) -> None:
     Example: pacs-node --config /etc/pacs-node/config.toml serve
     """
     from pacs_node.journal.database import open_database
-    from pacs_node.lifecycle import stop_on_signals
-    from pacs_node.operate.supervisor import supervise
+    from pacs_node.roles.lifecycle import stop_on_signals
+    from pacs_node.roles.supervisor import supervise
 
     settings = of(context).settings()
     open_database(settings.database_url).close()
@@ -36,25 +36,25 @@ def serve(context: typer.Context) -> None:
 
 def receive(context: typer.Context, supervised: Supervised = False) -> None:
     """Receive objects: the storage SCP and the intake."""
-    from pacs_node import node
+    from pacs_node.roles import receive as role
 
-    _run(context, supervised, node.receive)
+    _run(context, supervised, role.run)
 
 
 def worker(context: typer.Context, supervised: Supervised = False) -> None:
     """Analyze images and report studies."""
     # Read when torch is loaded: threads that wait for each other must not spin while other processes work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pacs_node import node
+    from pacs_node.roles import worker as role
 
-    _run(context, supervised, lambda settings, stop: node.worker(settings, stop, node.served_classifier))
+    _run(context, supervised, lambda settings, stop: role.run(settings, stop, role.served_classifier))
 
 
 def deliver(context: typer.Context, supervised: Supervised = False) -> None:
     """Send results to their destinations."""
-    from pacs_node import node
+    from pacs_node.roles import deliver as role
 
-    _run(context, supervised, node.deliver)
+    _run(context, supervised, role.run)
 
 
 def housekeep(
@@ -68,15 +68,15 @@ def housekeep(
 
     Example: pacs-node housekeep --run backup
     """
-    from pacs_node import node
+    from pacs_node.roles import housekeep as role
 
     if not run:
-        _run(context, supervised, node.housekeep)
+        _run(context, supervised, role.run)
         return
     from pacs_node.operate import housekeeping
 
     database = of(context).database()
-    jobs = node.calendar_jobs(of(context).settings(), database)
+    jobs = role.calendar_jobs(of(context).settings(), database)
     if run not in jobs:
         raise ConfigError(f"--run {run}: no such job; the jobs are {', '.join(jobs)}")
     for key, value in housekeeping.run(database, run, jobs[run]).items():
@@ -85,13 +85,13 @@ def housekeep(
 
 def web(context: typer.Context, supervised: Supervised = False) -> None:
     """Serve the web page, /metrics and /health."""
-    from pacs_node import node
+    from pacs_node.roles import web as role
 
-    _run(context, supervised, lambda settings, stop: node.web(settings, stop, of(context).config))
+    _run(context, supervised, lambda settings, stop: role.run(settings, stop, of(context).config))
 
 
 def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:
-    from pacs_node import lifecycle
+    from pacs_node.roles import lifecycle
 
     faulthandler.enable()
     settings = of(context).settings()

@@ -14,11 +14,11 @@ from structlog.contextvars import bind_contextvars
 
 from pacs_node.config import Destination
 from pacs_node.deliver import dimse, query, sender
+from pacs_node.dicom.event_report import PUSH_MODEL, PUSH_MODEL_INSTANCE, on_event_report
 from pacs_node.errors import DeliveryError
 from pacs_node.journal import commitments
 from pacs_node.journal.commitments import Transaction
 from pacs_node.journal.database import Database
-from pacs_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, on_event_report
 from pacs_node.records import CommitmentReport
 
 ANSWER_SECONDS = 3600.0

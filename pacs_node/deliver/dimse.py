@@ -17,9 +17,8 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from pacs_node import tls
 from pacs_node.config import Address, Destination, Tls
-from pacs_node.deliver import reach
+from pacs_node.dicom import reach, tls
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
 

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 
 from pacs_node.config import Destination
-from pacs_node.deliver import reach
+from pacs_node.dicom import reach
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
 

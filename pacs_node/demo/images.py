@@ -10,10 +10,10 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
-from pacs_node.demo.anatomy import View
-from pacs_node.demo.header import StudyHeader
 from pacs_node.demo.phantom import dataset, two_views
-from pacs_node.demo.wrap import PICTURES, wrap
+from pacs_node.demo.wrist import View
+from pacs_node.dicom.header import StudyHeader
+from pacs_node.dicom.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.receive.admission import read_header
 

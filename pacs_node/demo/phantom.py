@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.sr.coding import Code
 
-from pacs_node.demo.anatomy import FIELD_MM, Image, View, attenuation
-from pacs_node.demo.header import Kind, Photometric, Side, StudyHeader, coded, derive_uid, image_object
+from pacs_node.demo.wrist import FIELD_MM, Image, View, attenuation
+from pacs_node.dicom.header import Kind, Photometric, Side, StudyHeader, coded, derive_uid, image_object
 
 MAXIMUM = 4095
 """The largest pixel value: 12 bits stored."""

@@ -23,8 +23,8 @@ from pydicom.uid import (
 from pynetdicom.dimse_primitives import C_STORE
 
 from pacs_node.config import Peer, StudyRules
+from pacs_node.dicom.reading import drop_odd_character_set, parsing
 from pacs_node.errors import AdmissionError
-from pacs_node.reading import drop_odd_character_set, parsing
 from pacs_node.records import Arrival, StoredFile
 
 CANNOT_UNDERSTAND = 0xC000

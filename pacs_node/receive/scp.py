@@ -43,9 +43,10 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pacs_node import __version__
 from pacs_node.config import Node, Peer
+from pacs_node.dicom import association, event_report
 from pacs_node.errors import AdmissionError, ConfigError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.receive import admission, commitment, connection
+from pacs_node.receive import admission
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 REQUEST_SECONDS = 30.0
@@ -92,7 +93,7 @@ class StorageScp:
         files: FileStore,
         min_free_gb: float,
         arrived: Callable[[SpooledFile, FileDataset], None],
-        settle: commitment.Settle = lambda _: False,
+        settle: event_report.Settle = lambda _: False,
         secured: ssl.SSLContext | None = None,
     ) -> None:
         self._node = node
@@ -132,19 +133,19 @@ class StorageScp:
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.add_supported_context(VERIFICATION)
         # The archive opens this association and yet is the SCP of the class (PS3.4 J.3.3, PS3.7 D.3.3.4).
-        ae.add_supported_context(commitment.PUSH_MODEL, scp_role=True, scu_role=False)
+        ae.add_supported_context(event_report.PUSH_MODEL, scp_role=True, scu_role=False)
         # Private and retired storage classes too: a PACS that forwards whole studies must not fail on one.
         # pynetdicom then takes the first transfer syntax of each proposal; on_requested puts ours first.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, connection.bound, [STALL_SECONDS, self._node.max_pdu]),
-            (evt.EVT_CONN_CLOSE, connection.let_go),
+            (evt.EVT_CONN_OPEN, association.bound, [STALL_SECONDS, self._node.max_pdu]),
+            (evt.EVT_CONN_CLOSE, association.let_go),
             (evt.EVT_REQUESTED, self.on_requested),
             (evt.EVT_ACCEPTED, lambda _: self._count("associations_accepted")),
             (evt.EVT_REJECTED, lambda _: self._count("associations_rejected")),
             (evt.EVT_C_ECHO, self.on_echo),
             (evt.EVT_C_STORE, self.on_store),
-            (evt.EVT_N_EVENT_REPORT, commitment.on_event_report, [self._settle]),
+            (evt.EVT_N_EVENT_REPORT, event_report.on_event_report, [self._settle]),
         ]
         where = (self._node.host, self._node.port)
         try:
@@ -164,11 +165,11 @@ class StorageScp:
         if server is None:
             return
         server.shutdown()
-        for association in server.active_associations:
-            if association.is_established:
-                association.abort()
+        for active in server.active_associations:
+            if active.is_established:
+                active.abort()
             else:
-                connection.hang_up(association)
+                association.hang_up(active)
 
     def on_requested(self, event: evt.Event) -> None:
         """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4).

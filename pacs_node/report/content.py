@@ -27,8 +27,9 @@ from highdicom.sr import (
 from pydicom.sr.coding import Code
 
 from pacs_node import __version__, config
+from pacs_node.dicom import anatomy
 from pacs_node.records import Finding, ImageResult, Outcome, Point, Region, ReportRequest
-from pacs_node.report import anatomy, source, uids, wording
+from pacs_node.report import source, uids, wording
 
 MANUFACTURER = "pacs-node"
 FINDING = Code("121071", "DCM", "Finding")

@@ -20,9 +20,10 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from pacs_node import __version__, config
+from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.records import Finding, ImageResult, ModelIdentity, ReportRequest
-from pacs_node.report import anatomy, content, source, sr, uids, wording
+from pacs_node.report import content, source, sr, uids, wording
 
 SERIES_NUMBER = 9902
 _EXPLANATIONS = {"Grad-CAM": codes.DCM.GradientWeightedClassActivation}

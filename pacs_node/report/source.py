@@ -20,9 +20,9 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
 
+from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.records import ImageResult, ReportRequest
-from pacs_node.report import anatomy
 
 UTF_8 = "ISO_IR 192"
 

@@ -7,8 +7,9 @@ the place and how sure. What must be shortened is the place, never the outcome o
 from __future__ import annotations
 
 from pacs_node import config
+from pacs_node.dicom import anatomy
 from pacs_node.records import Finding, ImageResult, Outcome, ReportRequest
-from pacs_node.report import anatomy, source
+from pacs_node.report import source
 
 LONGEST_LO = 64
 

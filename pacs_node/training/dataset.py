@@ -23,8 +23,8 @@ from pydicom.misc import is_dicom
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pacs_node.analyze import decode, pixels
+from pacs_node.dicom.reading import parsing
 from pacs_node.errors import InputError
-from pacs_node.reading import parsing
 from pacs_node.training import duplicates
 
 SPLITS = ("train", "val", "test")

@@ -17,12 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, sessions, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditEvent, ImageResult, Instance, InstanceState, Point
-from pacs_node.report import anatomy, sc, source, wording
+from pacs_node.report import sc, source, wording
 from pacs_node.web.access import asker, page
 from pacs_node.web.users import Role
 

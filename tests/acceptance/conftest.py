@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from acceptance_node import RunningNode, WaitUntil
+from support.running_node import RunningNode, WaitUntil
 
 from pacs_node.demo.pacs import Address
 

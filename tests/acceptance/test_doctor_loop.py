@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 
 import pytest
-from acceptance_node import RunningNode
+from support.running_node import RunningNode
 
 from pacs_node import config
 from pacs_node.demo import images

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_pacs import OrthancPacs
-from fault_run import Figures, run
+from support.faults.pacs import OrthancPacs
+from support.faults.run import Figures, run
 
 from pacs_node.demo.pacs import Orthanc
 

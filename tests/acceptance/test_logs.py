@@ -8,11 +8,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from acceptance_node import RunningNode, WaitUntil
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
-from untrained import write_package
+from support.running_node import RunningNode, WaitUntil
+from support.untrained import write_package
 
 from pacs_node.demo import phantom
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_run import run
+from support.faults.run import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pytest
-from acceptance_node import RunningNode, WaitUntil
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from support.running_node import RunningNode, WaitUntil
 
 from pacs_node.analyze import decode, pixels
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Address, Orthanc
-from pacs_node.demo.wrap import wrap
+from pacs_node.dicom.wrap import wrap
 from pacs_node.errors import PacsNodeError
 
 pytestmark = pytest.mark.slow

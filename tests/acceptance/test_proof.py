@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acceptance_node import RunningNode, WaitUntil
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_file_meta_info
+from support.running_node import RunningNode, WaitUntil
 
 from pacs_node.config import load
 from pacs_node.demo import phantom

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fault_doom import Processes, is_alive
-from fault_pacs import ScriptedPacs
-from fault_run import free_port, write_config
-from fault_senders import data_sha256
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE
+from support.faults.doom import Processes, is_alive
+from support.faults.pacs import ScriptedPacs
+from support.faults.run import free_port, write_config
+from support.faults.senders import data_sha256
 
 from pacs_node.config import load
 from pacs_node.demo import phantom

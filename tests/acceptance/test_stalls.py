@@ -10,13 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from acceptance_node import WaitUntil
-from fault_check import Check, Figures
-from fault_doom import Processes, is_alive
-from fault_node import ROLES, STALLED
-from fault_pacs import ScriptedPacs
-from fault_run import free_port, unfinished, write_config
-from fault_senders import Senders
+from support.faults.doom import Processes, is_alive
+from support.faults.node import ROLES, STALLED
+from support.faults.pacs import ScriptedPacs
+from support.faults.run import free_port, unfinished, write_config
+from support.faults.senders import Senders
+from support.faults.verdict import Check, Figures
+from support.running_node import WaitUntil
 
 from pacs_node.config import load
 from pacs_node.files import FileStore

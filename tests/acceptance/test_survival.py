@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from acceptance_node import RunningNode, WaitUntil, is_running
+from support.running_node import RunningNode, WaitUntil, is_running
 
 from pacs_node.config import load
 from pacs_node.demo import phantom

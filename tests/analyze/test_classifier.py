@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from untrained import write_package
+from support.untrained import write_package
 
 from pacs_node.analyze import package
 from pacs_node.analyze.classifier import Classifier

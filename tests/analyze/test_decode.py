@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz_node import memory_mb
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import JPEG2000Lossless
+from support.fuzz.bench import memory_mb
 
 from pacs_node.analyze import decode
 from pacs_node.errors import DecodeError, InputError

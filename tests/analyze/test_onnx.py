@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_packages as made
 import pytest
+import support.onnx_packages as made
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 

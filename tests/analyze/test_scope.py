@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sklearn.datasets import load_sample_images
-from untrained import write_package
+from support.untrained import write_package
 
 from pacs_node import pipeline
 from pacs_node.analyze import decode, package, pixels

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgresql import Server
-from untrained import write_package
+from support.postgresql import Server
+from support.untrained import write_package
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

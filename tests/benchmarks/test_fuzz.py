@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fuzz_files
 import pytest
-from odd_inputs import as_bytes, xray
+from support.fuzz import files
+from support.odd_inputs.corpus import as_bytes, xray
 
 FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 
@@ -39,7 +39,7 @@ def test_it_counts_what_it_tried_and_what_came_of_it(tmp_path: Path) -> None:
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "seeds").write_bytes(pickle.dumps([fuzz_files.Seed("plain", as_bytes(xray()), False)]))
+    (tmp_path / "seeds").write_bytes(pickle.dumps([files.Seed("plain", as_bytes(xray()), False)]))
     made = runpy.run_path(str(FUZZ))["Child"](tmp_path, "1")
     yield made
     made.end()

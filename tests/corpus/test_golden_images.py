@@ -11,14 +11,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import odd_inputs_table as table
 import pytest
-from corpus_run import run
+import support.odd_inputs.table as table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from odd_inputs import ROWS, Case, stored, xray
-from odd_inputs_grey import NO_WINDOW, percentiles
+from support.corpus_run import run
+from support.odd_inputs.corpus import ROWS, Case, stored, xray
+from support.odd_inputs.grey import NO_WINDOW, percentiles
 
 from pacs_node.analyze import decode, pixels
 

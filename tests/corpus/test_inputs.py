@@ -9,21 +9,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import odd_inputs_table as table
 import pytest
-import standard_tables
-import validators
-import viewer_rules
-from corpus_run import Run, run
-from fuzz_node import memory_mb
-from odd_inputs import Case
-from odd_inputs_real import FILES
+import support.odd_inputs.table as table
 from pydicom import dcmread, dcmwrite
 from pydicom.datadict import dictionary_description
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
+from support import standard_tables, validators, viewer_rules
+from support.corpus_run import Run, run
+from support.fuzz.bench import memory_mb
+from support.odd_inputs.corpus import Case
+from support.odd_inputs.real import FILES
 
-from pacs_node import reading
+from pacs_node.dicom import reading
 from pacs_node.records import Outcome
 from pacs_node.report import wording
 from pacs_node.report.text import as_text

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import odd_inputs_table as table
 import pytest
-import validators
-from corpus_run import run
+import support.odd_inputs.table as table
+from support import validators
+from support.corpus_run import run
 
 CASES = table.cases()
 FORMS = (

@@ -11,17 +11,17 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_ACTION_RSP
 from pynetdicom.transport import ThreadedAssociationServer
-from result_rows import commit_results
+from support.result_rows import commit_results
 
 from pacs_node.config import Address as Ae
 from pacs_node.config import Destination, Node, Peer
 from pacs_node.deliver import commitment, query, sender
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
+from pacs_node.dicom.event_report import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, commitments, deliveries, views
 from pacs_node.journal.database import Database
-from pacs_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from pacs_node.receive.scp import StorageScp
 from pacs_node.records import CommitmentReport, DeliveryState
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from brightness import Brightness
-from journal_fixtures import Clock
 from pydicom.dataset import FileDataset
+from support.brightness import Brightness
+from support.journal_fixtures import Clock
 
 from pacs_node.config import Destination, Peer, Settings, StudyRules
 from pacs_node.deliver import counting

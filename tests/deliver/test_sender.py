@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config, build_context
-from scripted_pacs import Pacs
+from support.scripted_pacs import Pacs
 
 from pacs_node.deliver import sender
 from pacs_node.demo import phantom
@@ -36,7 +36,7 @@ def pacs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacs]:
 @pytest.fixture
 def claim(database: Database, files: FileStore, tmp_path: Path) -> Claims:
     """Two committed results of one study, due for `pacs`; each call claims them, due or not."""
-    from result_rows import commit_results
+    from support.result_rows import commit_results
 
     paths = []
     for number in (1, 2):

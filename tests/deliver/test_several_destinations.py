@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from result_rows import commit_results
-from scripted_pacs import Pacs
+from support.result_rows import commit_results
+from support.scripted_pacs import Pacs
 
-from pacs_node import node
 from pacs_node.config import Settings
 from pacs_node.deliver import sender
 from pacs_node.demo import phantom
@@ -18,6 +17,7 @@ from pacs_node.journal import quarantine, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.journal.schema import DeliveryRow
 from pacs_node.records import DeliveryState
+from pacs_node.roles import deliver
 
 WaitUntil = Callable[[Callable[[], object], float], None]
 
@@ -80,7 +80,7 @@ def test_one_that_never_answers_and_one_that_is_down_hold_up_nobody(
     database = results("mute", "dead", "quick")
     settings = Settings.model_validate({"storage": {"path": tmp_path}, "destinations": destinations})
     stop = threading.Event()
-    role = threading.Thread(target=node.deliver, args=(settings, stop))
+    role = threading.Thread(target=deliver.run, args=(settings, stop))
     role.start()
     try:
         wait_until(lambda: states(database, "quick") == {"SENT"}, 20)
@@ -121,7 +121,7 @@ def test_a_destination_that_is_down_is_left_alone_for_longer_and_longer(
     database = results("pacs")
     settings = Settings.model_validate({"storage": {"path": tmp_path}, "destinations": [destination]})
     stop = threading.Event()
-    role = threading.Thread(target=node.deliver, args=(settings, stop))
+    role = threading.Thread(target=deliver.run, args=(settings, stop))
     role.start()
     try:
         wait_until(lambda: len(pauses) >= 5, 20)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
-from wire import wire
+from support.wire import wire
 
 from pacs_node.config import Destination
 from pacs_node.deliver import dimse

@@ -9,14 +9,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from certificates import Authority, arguments, destination
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from support.certificates import Authority, arguments, destination
 
-from pacs_node import tls
 from pacs_node.config import Destination, Tls
 from pacs_node.deliver import dimse, stow
 from pacs_node.deliver.echo import echo
 from pacs_node.demo import phantom
+from pacs_node.dicom import tls
 from pacs_node.errors import ConfigError, DeliveryError
 
 VERIFICATION = "1.2.840.10008.1.1"

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from pacs_node.demo import phantom
-from pacs_node.demo.header import derive_uid
 from pacs_node.demo.pacs import Address, Orthanc, Pacs, choose, find_engine, find_orthanc
 from pacs_node.demo.stand_in import StandIn
+from pacs_node.dicom.header import derive_uid
 from pacs_node.errors import PacsNodeError
 
 NODE_TITLE = "NODE"

@@ -14,8 +14,8 @@ from pydicom import dcmread
 from pydicom.pixels import apply_voi_lut
 
 from pacs_node.demo import phantom
-from pacs_node.demo.anatomy import FIELD_MM
-from pacs_node.demo.header import StudyHeader, stamp
+from pacs_node.demo.wrist import FIELD_MM
+from pacs_node.dicom.header import StudyHeader, stamp
 
 ROWS, COLUMNS = 512, 410
 

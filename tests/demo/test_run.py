@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from untrained import write_package
+from support.untrained import write_package
 
 from pacs_node.demo import phantom
 from pacs_node.demo.images import from_files
-from pacs_node.demo.wrap import wrap
+from pacs_node.dicom.wrap import wrap
 from pacs_node.errors import InputError
 
 

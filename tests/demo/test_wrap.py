@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from pacs_node.demo import phantom
-from pacs_node.demo.wrap import wrap
+from pacs_node.dicom.wrap import wrap
 from pacs_node.errors import InputError
 
 

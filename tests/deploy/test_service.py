@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_node.operate import supervisor
+from pacs_node.roles import supervisor
 
 UNIT = Path(__file__).resolve().parents[2] / "deploy" / "pacs-node.service"
 EXPOSURE = 15

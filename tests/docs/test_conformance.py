@@ -12,8 +12,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from pacs_node import __version__
 from pacs_node.config import Node
-from pacs_node.deliver import dimse, query, reach
-from pacs_node.receive import admission, commitment, scp
+from pacs_node.deliver import dimse, query
+from pacs_node.dicom import event_report, reach
+from pacs_node.receive import admission, scp
 from pacs_node.report import sc, source, sr
 
 TEXT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
@@ -50,13 +51,13 @@ def test_sop_classes_and_statuses() -> None:
         StorageCommitmentPushModel,
         StudyRootQueryRetrieveInformationModelFind,
         StudyRootQueryRetrieveInformationModelMove,
-        *(commitment.PUSH_MODEL, query.FIND, query.MOVE),
+        *(event_report.PUSH_MODEL, query.FIND, query.MOVE),
     ):
         assert f"| {uid} |" in TEXT
     for status in (
         *(scp.SUCCESS, scp.OUT_OF_RESOURCES, admission.CANNOT_UNDERSTAND),
-        *(admission.DOES_NOT_MATCH_SOP_CLASS, commitment.PROCESSING_FAILURE),
-        *(commitment.NO_SUCH_EVENT_TYPE, commitment.INVALID_ARGUMENT_VALUE),
+        *(admission.DOES_NOT_MATCH_SOP_CLASS, event_report.PROCESSING_FAILURE),
+        *(event_report.NO_SUCH_EVENT_TYPE, event_report.INVALID_ARGUMENT_VALUE),
     ):
         assert f"| 0x{status:04X} |" in TEXT
     assert f"longer than {admission.MAX_UID_LENGTH}" in TEXT

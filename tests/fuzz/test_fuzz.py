@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fuzz_data_sets
-import fuzz_files
-import fuzz_pdus
-import fuzz_receive
-import odd_inputs_found
 import pytest
-from fuzz_node import Bench
 from hypothesis import HealthCheck, given, settings
+from support.fuzz import conversations, data_sets, files, pdus
+from support.fuzz.bench import Bench
+from support.odd_inputs import found
 
 from pacs_node.config import Node
 from pacs_node.files import FileStore
@@ -24,12 +21,12 @@ from pacs_node.receive.scp import StorageScp
 WaitUntil = Callable[[Callable[[], object], float], None]
 
 FILES, ON_POSTGRESQL, DATA_SETS, CONVERSATIONS = 60, 15, 40, 150
-FOUND = [case for group in odd_inputs_found.CASES.values() for case in group]
+FOUND = [case for group in found.CASES.values() for case in group]
 
 
 @pytest.fixture(scope="module")
-def begin() -> list[fuzz_files.Seed]:
-    return fuzz_files.seeds(None)
+def begin() -> list[files.Seed]:
+    return files.seeds(None)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +36,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     made.close()
 
 
-def test_damaged_files_get_their_answers(bench: Bench, begin: list[fuzz_files.Seed]) -> None:
+def test_damaged_files_get_their_answers(bench: Bench, begin: list[files.Seed]) -> None:
     told = set()
     for number in range(FILES):
-        what, contents = fuzz_files.case("short", number, begin)
+        what, contents = files.case("short", number, begin)
         outcome = bench.run(contents)
         assert outcome.wrong == [], f"{number}: {what}"
         told.update(outcome.files)
@@ -50,11 +47,11 @@ def test_damaged_files_get_their_answers(bench: Bench, begin: list[fuzz_files.Se
 
 
 def test_damaged_files_get_their_answers_on_postgresql(
-    begin: list[fuzz_files.Seed], tmp_path: Path, database_url: Callable[[str], str]
+    begin: list[files.Seed], tmp_path: Path, database_url: Callable[[str], str]
 ) -> None:
     made = Bench(tmp_path, database_url("postgresql"))
     for number in range(FILES, FILES + ON_POSTGRESQL):
-        what, contents = fuzz_files.case("short", number, begin)
+        what, contents = files.case("short", number, begin)
         assert made.run(contents).wrong == [], f"{number}: {what}"
     made.close()
 
@@ -66,7 +63,7 @@ def test_damaged_files_get_their_answers_on_postgresql(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(fuzz_data_sets.files())
+@given(data_sets.files())
 def test_data_sets_of_any_attributes_get_their_answers(bench: Bench, content: bytes) -> None:
     assert bench.run([content]).wrong == []
 
@@ -99,15 +96,15 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def test_conversations_that_make_no_sense_leave_nothing_behind(port: int, wait_until: WaitUntil) -> None:
-    recorded = fuzz_receive.record(port)
+    recorded = conversations.record(port)
     wait_until(lambda: threading.active_count() <= 2, 20)
     threads, handles = threading.active_count(), descriptors()
-    streams = [fuzz_pdus.stream("short", number, recorded) for number in range(CONVERSATIONS)]
+    streams = [pdus.stream("short", number, recorded) for number in range(CONVERSATIONS)]
     with ThreadPoolExecutor(4) as senders:
-        took = list(senders.map(lambda one: fuzz_receive.send(port, one), streams))
+        took = list(senders.map(lambda one: conversations.send(port, one), streams))
     assert "hung" not in took
     assert {"answered", "hung up"} <= set(took)
-    assert fuzz_receive.echo_and_store(port)
+    assert conversations.echo_and_store(port)
     wait_until(lambda: threading.active_count() <= threads, 20)
     wait_until(lambda: descriptors() <= handles, 20)
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from journal_fixtures import Clock
-from journal_steps import Steps
+from support.journal_fixtures import Clock
+from support.journal_steps import Steps
 
 from pacs_node.journal import audit, commitments, deliveries, intake, views
 from pacs_node.journal.commitments import Transaction

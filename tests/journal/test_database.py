@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from postgresql import PASSWORD, Server
+from support.postgresql import PASSWORD, Server
 
 from pacs_node.errors import ConfigError, JournalError
 from pacs_node.journal import audit, intake, sqlite

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from journal_fixtures import Clock
-from journal_steps import Steps
+from support.journal_fixtures import Clock
+from support.journal_steps import Steps
 
 import pacs_node.journal
 from pacs_node.errors import InputError

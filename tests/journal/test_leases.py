@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from journal_fixtures import Clock
+from support.journal_fixtures import Clock
 
 from pacs_node.journal import audit, instances, intake, queue, roles, studies
 from pacs_node.journal.database import Database

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from journal_steps import Steps
+from support.journal_steps import Steps
 
 import pacs_node.journal
 from pacs_node.errors import JournalError

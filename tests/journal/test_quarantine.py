@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from journal_steps import Steps
+from support.journal_steps import Steps
 
 from pacs_node.journal import audit, deliveries, instances, intake, quarantine, studies, views
 from pacs_node.journal.database import Database

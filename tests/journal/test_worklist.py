@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from journal_fixtures import Clock
-from journal_steps import Steps
+from support.journal_fixtures import Clock
+from support.journal_steps import Steps
 
 from pacs_node.journal import audit, deliveries, instances, intake, studies, views, worklist
 from pacs_node.journal.database import Database

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from journal_fixtures import Clock
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from support.journal_fixtures import Clock
 
 from pacs_node.config import Destination
 from pacs_node.files import FileStore

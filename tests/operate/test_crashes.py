@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import poison_node
 import pytest
+from support import poison_node
 
-from pacs_node import node as roles
 from pacs_node.config import load
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, views
 from pacs_node.journal.database import open_database
-from pacs_node.operate import supervisor
 from pacs_node.records import StudyState
+from pacs_node.roles import supervisor
+from pacs_node.roles.receive import take_in
 
 WaitUntil = Callable[[Callable[[], object], float], None]
 
@@ -38,7 +38,7 @@ def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     stop = threading.Event()
 
     def start(_role: str, _config: Path | None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, poison_node.__file__, str(config)]
+        command = [sys.executable, "-m", poison_node.__name__, str(config)]
         with (tmp_path / "node.log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, start_new_session=True)
 
@@ -62,7 +62,7 @@ def test_poison_takes_nobody_with_it(supervised: Path, wait_until: WaitUntil) ->
         buffer = io.BytesIO()
         image.save_as(buffer, enforce_file_format=True)
         files.spool([buffer.getvalue()], str)
-    roles.take_in(settings, database, files, database.identity("NODE"), {})
+    take_in(settings, database, files, database.identity("NODE"), {})
 
     def is_settled() -> bool:
         return {study["state"] for study in views.studies(database, 9)} == {StudyState.REPORTED}

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from examined import examine, failed, only_fault, settings
-from untrained import write_package
+from support.examined import examine, failed, only_fault, settings
+from support.untrained import write_package
 
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore

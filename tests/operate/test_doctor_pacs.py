@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from certificates import Authority
-from examined import examine, failed, only_fault, settings
 from pynetdicom import AE, StoragePresentationContexts, _config, evt
+from support.certificates import Authority
+from support.examined import examine, failed, only_fault, settings
 
-from pacs_node import tls
+from pacs_node.dicom import tls
 
 VERIFICATION = "1.2.840.10008.1.1"
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"

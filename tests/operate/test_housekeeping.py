@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from journal_fixtures import Clock
+from support.journal_fixtures import Clock
 
-from pacs_node import config, node
+from pacs_node import config
 from pacs_node.config import Schedule, Settings, Validation
 from pacs_node.errors import ConfigError
 from pacs_node.journal import audit, roles
 from pacs_node.journal.database import Database, open_database
 from pacs_node.operate import housekeeping, validation
 from pacs_node.operate.housekeeping import Calendar, trigger
+from pacs_node.roles import housekeep
 
 WaitUntil = Callable[..., None]
 
@@ -136,7 +137,7 @@ def test_the_role_says_that_it_is_ready_and_leaves_nothing_behind(
     settings = Settings.model_validate({"storage": {"path": tmp_path}, "schedule": {"validation": ""}})
     database = open_database(settings.database_url)
     stop = threading.Event()
-    role = threading.Thread(target=node.housekeep, args=(settings, stop))
+    role = threading.Thread(target=housekeep.run, args=(settings, stop))
     role.start()
     wait_until(lambda: [one.role for one in roles.running(database) if one.ready] == ["housekeep"])
     assert not roles.lead(database, "calendar", "another")

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from journal_fixtures import Clock
-from journal_steps import Steps
 from prometheus_client.parser import text_string_to_metric_families as parse
+from support.journal_fixtures import Clock
+from support.journal_steps import Steps
 
 from pacs_node.config import Destination, Settings, Storage, Validation
 from pacs_node.files import FileStore

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brightness import Brightness
-from journal_fixtures import Clock
 from pydicom.dataset import FileDataset
-from scripted_pacs import Pacs
+from support.brightness import Brightness
+from support.journal_fixtures import Clock
+from support.scripted_pacs import Pacs
 
-from pacs_node import node as roles
 from pacs_node.config import Settings
 from pacs_node.deliver import sender
 from pacs_node.demo import phantom
@@ -26,7 +25,8 @@ from pacs_node.journal.database import Database
 from pacs_node.journal.roles import lead
 from pacs_node.operate import retention
 from pacs_node.records import DeliveryState
-from pacs_node.worker import Worker
+from pacs_node.roles.receive import take_in
+from pacs_node.roles.worker import Worker
 
 DAYS = 30
 
@@ -53,7 +53,7 @@ class Bench:
         self.take_in()
 
     def take_in(self) -> None:
-        roles.take_in(self.settings, self.database, self.files, self.database.identity("NODE"), {})
+        take_in(self.settings, self.database, self.files, self.database.identity("NODE"), {})
 
     def report(self) -> None:
         identity = self.database.identity("NODE")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brightness import Brightness
-from journal_fixtures import Clock
+from support.brightness import Brightness
+from support.journal_fixtures import Clock
 
-from pacs_node import node as roles
 from pacs_node.config import Settings, Validation
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
@@ -25,8 +24,9 @@ from pacs_node.journal.feedback import Feedback, Label, Receipt
 from pacs_node.operate import validation
 from pacs_node.operate.validation import Check, Verdict
 from pacs_node.records import Analysis, Arrival, Finding, ModelIdentity
+from pacs_node.roles.receive import take_in
+from pacs_node.roles.worker import Worker
 from pacs_node.training import dataset
-from pacs_node.worker import Worker
 
 Say = Callable[..., list[str]]
 
@@ -189,7 +189,7 @@ def test_labels_that_contradict_the_node_raise_the_alarm(tmp_path: Path) -> None
         buffer = io.BytesIO()
         image.save_as(buffer, enforce_file_format=True)
         files.spool([buffer.getvalue()], str)
-    roles.take_in(settings, database, files, identity, {})
+    take_in(settings, database, files, identity, {})
     # A threshold that no image reaches: all are called negative.
     worker = Worker(settings, database, files, identity, Brightness(threshold=1.0), NoLeases())
     while worker.step():

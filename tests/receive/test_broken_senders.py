@@ -7,15 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fuzz_pdus
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from support.fuzz import pdus
 
 from pacs_node.config import Node
 from pacs_node.demo import phantom
+from pacs_node.dicom import association as connection_bounds
 from pacs_node.files import FileStore
-from pacs_node.receive import connection as connection_bounds
 from pacs_node.receive import scp
 from pacs_node.receive.scp import StorageScp
 
@@ -188,12 +188,12 @@ def test_a_sender_that_stalls_is_cut_off(
 
 def without_abstract_syntax(request: bytes) -> bytes:
     """The first presentation context loses what it is for; its transfer syntaxes stay (PS3.8 9.3.2.2)."""
-    fixed, items = fuzz_pdus.items(request)
+    fixed, items = pdus.items(request)
     at = next(number for number, item in enumerate(items) if item[:1] == b"\x20")
     size = 4 + struct.unpack_from(">H", items[at], 10)[0]
     kept = items[at][4:8] + items[at][8 + size :]
     items[at] = struct.pack(">BBH", 0x20, 0, len(kept)) + kept
-    return fuzz_pdus.pdu(fuzz_pdus.REQUEST, fixed[6:] + b"".join(items))
+    return pdus.pdu(pdus.REQUEST, fixed[6:] + b"".join(items))
 
 
 def even_context(request: bytes) -> bytes:
@@ -211,12 +211,12 @@ def without_command(command: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("pdu", "change"),
     [
-        (0, lambda pdu: fuzz_pdus.pdu(1, bytes(68), 0xFFFFFFFF)),
+        (0, lambda pdu: pdus.pdu(1, bytes(68), 0xFFFFFFFF)),
         (0, without_abstract_syntax),
         (0, even_context),
-        (1, lambda pdu: fuzz_pdus.pdu(4, b"", 0xFFFFFFFF)),
+        (1, lambda pdu: pdus.pdu(4, b"", 0xFFFFFFFF)),
         (1, without_command),
-        (1, lambda pdu: fuzz_pdus.pdu(7, b"\0\0\x28\x28")),
+        (1, lambda pdu: pdus.pdu(7, b"\0\0\x28\x28")),
     ],
     ids=["4 GB request", "context of nothing", "even context", "4 GB", "no command", "odd abort"],
 )
@@ -261,7 +261,7 @@ def test_a_message_without_an_end_is_not_taken(
 ) -> None:
     """Fragments of a command set, or of a data set, of which none is the last (PS3.8 E.2)."""
     monkeypatch.setattr(connection_bounds, what, 100_000)
-    fragment = fuzz_pdus.pdu(P_DATA_TF, struct.pack(">LBB", 4002, 1, control) + bytes(4000))
+    fragment = pdus.pdu(P_DATA_TF, struct.pack(">LBB", 4002, 1, control) + bytes(4000))
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(recorded[0])
         assert read_pdu(connection) == A_ASSOCIATE_AC

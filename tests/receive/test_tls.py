@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 import structlog
-from certificates import Authority, arguments, destination
 from pydicom import dcmread
+from support.certificates import Authority, arguments, destination
 
-from pacs_node import config, tls
+from pacs_node import config
 from pacs_node.config import Destination, Node, Tls
 from pacs_node.deliver import dimse
 from pacs_node.deliver.echo import echo
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Address, Orthanc
+from pacs_node.dicom import tls
 from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
 from pacs_node.journal import roles
 from pacs_node.journal.database import open_database
-from pacs_node.node import receive
 from pacs_node.receive.scp import StorageScp
+from pacs_node.roles.receive import run as receive
 
 Start = Callable[..., int]
 

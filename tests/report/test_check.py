@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-import report_studies as studies
+import support.report_studies as studies
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import report_studies as studies
+import support.report_studies as studies
 from pydicom import Dataset
 
 from pacs_node import config

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import report_studies as studies
-import validators
+import support.report_studies as studies
 from pydicom import dcmread
+from support import validators
 
 from pacs_node import config
 from pacs_node.report import check, sc, sr

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import report_studies as studies
+import support.report_studies as studies
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pydicom.sr._concepts_dict as pydicom_concepts
 import pytest
-import report_studies as studies
+import support.report_studies as studies
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from pacs_node import config
+from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
-from pacs_node.report import anatomy, source, sr
+from pacs_node.report import source, sr
 
 SETTINGS = config.Report()
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-import report_studies as studies
-import standard_tables
+import support.report_studies as studies
 from pydicom.dataset import Dataset
+from support import standard_tables
 
 from pacs_node import config
 from pacs_node.report import sc, sr

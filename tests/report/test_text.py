@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import report_studies as studies
+import support.report_studies as studies
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 

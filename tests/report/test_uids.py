@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import report_studies as studies
+import support.report_studies as studies
 from pydicom.uid import UID
 
 from pacs_node import config

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 import highdicom
 import pytest
-import report_studies as studies
-import validators
+import support.report_studies as studies
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from support import validators
 
 from pacs_node import config
 from pacs_node.records import ReportRequest

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
-import report_studies as studies
-import viewer_rules
+import support.report_studies as studies
 from pydicom.dataset import Dataset
+from support import viewer_rules
 
 from pacs_node import config
 from pacs_node.errors import CheckError

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import report_studies as studies
+import support.report_studies as studies
 
 from pacs_node import config
 from pacs_node.records import ImageResult, ReportRequest

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.untrained import write_package
 from typer.testing import CliRunner
-from untrained import write_package
 
 from pacs_node.analyze import package
 from pacs_node.cli import app

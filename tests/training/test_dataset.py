@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import picture, save, write
+from support.pictures import picture, save, write
 
 from pacs_node.analyze import decode, pixels
 from pacs_node.demo import phantom

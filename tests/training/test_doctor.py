@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import picture, save
 from rich.console import Console
+from support.pictures import picture, save
 
 from pacs_node.training import dataset, doctor, duplicates
 from pacs_node.training.dataset import Sample

@@ -15,8 +15,8 @@ import pytest
 from pydicom import dcmread
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
+from support.untrained import write_package
 from typer.testing import CliRunner
-from untrained import write_package
 
 from pacs_node.analyze import package
 from pacs_node.analyze.classifier import Classifier

@@ -6,12 +6,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ohif
-import ohif_studies
 import pytest
-from ohif_page import Viewer, WaitUntil
-from ohif_studies import Reported
 from playwright.sync_api import BrowserContext, Page, Playwright
+from support.ohif import app, reported
+from support.ohif.page import Viewer, WaitUntil
+from support.ohif.reported import Reported
 
 from pacs_node import pipeline
 from pacs_node.demo.pacs import Address, Orthanc
@@ -55,10 +54,10 @@ def studies(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     made = {
         kind.__name__: kind(folder / kind.__name__)
         for kind in (
-            ohif_studies.positive,
-            ohif_studies.negative,
-            ohif_studies.amended,
-            ohif_studies.failed,
+            reported.positive,
+            reported.negative,
+            reported.amended,
+            reported.failed,
         )
     }
     for study in made.values():
@@ -71,10 +70,10 @@ def studies(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def ohif_url(pacs: Orthanc, tool: Callable[[str], Path], missing: Callable[[object], None]) -> Iterator[str]:
     """Where OHIF answers."""
     try:
-        folder = ohif.fetch(tool)
+        folder = app.fetch(tool)
     except subprocess.SubprocessError as error:
-        missing(f"OHIF {ohif.VERSION} (npm could not fetch it: {error})")
-    with ohif.Ohif(folder, pacs.rest.url) as server:
+        missing(f"OHIF {app.VERSION} (npm could not fetch it: {error})")
+    with app.Ohif(folder, pacs.rest.url) as server:
         yield server.url
 
 

@@ -7,7 +7,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from ohif_page import (
+from playwright.sync_api import expect
+from pydicom.dataset import Dataset
+from support.ohif.page import (
     ALIKE,
     GREEN,
     YELLOW,
@@ -19,9 +21,7 @@ from ohif_page import (
     place_on_screen,
     sides_drawn,
 )
-from ohif_studies import BOX, COLUMNS, ROWS, Reported, displayed
-from playwright.sync_api import expect
-from pydicom.dataset import Dataset
+from support.ohif.reported import BOX, COLUMNS, ROWS, Reported, displayed
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

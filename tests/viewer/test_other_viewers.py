@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import validators
-from ohif_page import WaitUntil, as_picture, difference, on_screen
-from ohif_studies import Reported
 from playwright.sync_api import Page, expect
 from pydicom.dataset import Dataset
+from support import validators
+from support.ohif.page import WaitUntil, as_picture, difference, on_screen
+from support.ohif.reported import Reported
 
 from pacs_node.demo.pacs import Orthanc
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
 from playwright.sync_api import Browser, Page, Playwright
-from web_people import Door, door, write_users
-from web_site import Site, running_site
+from support.journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
+from support.web.people import Door, door, write_users
+from support.web.site import Site, running_site
 
 from pacs_node.journal import sessions
 from pacs_node.journal.database import Database

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from journal_fixtures import Clock
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from web_people import PROXY, STRANGER, Door
-from web_site import ROLES, password
+from support.journal_fixtures import Clock
+from support.web.people import PROXY, STRANGER, Door
+from support.web.site import ROLES, password
 
 from pacs_node.journal import sessions
 from pacs_node.journal.database import Database

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from web_site import password
+from support.web.site import password
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
-from web_site import NAMES, Site, images, password
+from support.web.site import NAMES, Site, images, password
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

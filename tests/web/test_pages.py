@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from journal_fixtures import Clock
-from journal_steps import Steps
-from web_people import Door, door
+from support.journal_fixtures import Clock
+from support.journal_steps import Steps
+from support.web.people import Door, door
 
 from pacs_node.config import Destination, Model, Schedule, Storage
 from pacs_node.files import FileStore

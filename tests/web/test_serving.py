@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 from structlog.testing import capture_logs
-from web_people import Door, door
-from web_site import Site, password
+from support.web.people import Door, door
+from support.web.site import Site, password
 
 from pacs_node.config import Tls, load
 from pacs_node.journal import roles, sessions
 from pacs_node.journal.database import Database, open_database
-from pacs_node.operate import supervisor
+from pacs_node.roles import supervisor
 from pacs_node.web import server
 from pacs_node.web.users import Users
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from pacs_node import tls
 from pacs_node.config import Settings
+from pacs_node.dicom import tls
 from pacs_node.operate import housekeeping
 from pacs_node.operate.doctor import Check, State
 

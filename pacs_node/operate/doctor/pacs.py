@@ -15,11 +15,12 @@ from pydicom.uid import (
 )
 
 from pacs_node.config import Address, Destination, Settings
-from pacs_node.deliver import echo, query, reach, stow
+from pacs_node.deliver import echo, query, stow
+from pacs_node.dicom import reach
+from pacs_node.dicom.event_report import PUSH_MODEL
 from pacs_node.errors import DeliveryError
 from pacs_node.operate.doctor import Check, State
 from pacs_node.receive import admission
-from pacs_node.receive.commitment import PUSH_MODEL
 
 CLOCK_WARN = timedelta(seconds=10)
 CLOCK_FAIL = timedelta(minutes=2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from web_bench import Bench, study
+from support.web.bench import Bench, study
 
 from pacs_node.web import access
 from pacs_node.web.users import Role

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
-from web_bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, Bench, study
+from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, Bench, study
 
 from pacs_node.config import Validation
 from pacs_node.journal import feedback, views

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
-from web_bench import BOX, COLUMNS, PATIENT, ROWS, Bench
+from support.web.bench import BOX, COLUMNS, PATIENT, ROWS, Bench
 
 from pacs_node.config import Validation
 from pacs_node.journal import feedback, studies

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
-from untrained import write_package
-from web_bench import CONFIG, PATIENT, Bench, study
+from support.untrained import write_package
+from support.web.bench import CONFIG, PATIENT, Bench, study
 
 from pacs_node import pipeline
 from pacs_node.demo import phantom

@@ -1,0 +1,1 @@
+"""DICOM itself: reading, anatomy, headers, wrapping, TLS, and what touches pynetdicom's insides."""

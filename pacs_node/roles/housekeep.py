@@ -1,0 +1,51 @@
+"""Role `housekeep`: calendar work and the watch over the clock; of several processes, one does it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pacs_node.config import Settings
+from pacs_node.files import FileStore
+from pacs_node.journal.database import Database, open_database
+from pacs_node.roles import lifecycle
+from pacs_node.roles.lifecycle import Heartbeat, surviving
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """The role that does the calendar work and watches the clock; of several, one does it."""
+    from pacs_node.operate import retention
+    from pacs_node.operate.checks import Clock
+    from pacs_node.operate.housekeeping import Calendar
+
+    database = open_database(settings.database_url)
+    clock = Clock(database)
+    files = FileStore(settings.storage.path)
+    if files.withdrawn():
+        with surviving("retention"):
+            retention.run(database, files, 0, ())
+    with (
+        Heartbeat(database, "housekeep") as heartbeat,
+        Calendar(database, settings.schedule, calendar_jobs(settings, database)) as calendar,
+    ):
+        heartbeat.ready()
+        while not stop.is_set():
+            with surviving("housekeep"):
+                clock.check(is_leading=calendar.lead())
+            stop.wait(lifecycle.BEAT_SECONDS)
+
+
+def calendar_jobs(settings: Settings, database: Database) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The work of each key of `[schedule]`, by that key; each returns what it did."""
+    from pacs_node.operate import backup, checks, retention, validation
+
+    storage, files = settings.storage, FileStore(settings.storage.path)
+    committing = [destination.name for destination in settings.destinations if destination.commitment]
+    return {
+        "validation": lambda: {"verdict": validation.run(database, settings.validation).verdict},
+        "retention": lambda: retention.run(database, files, storage.retention_days, committing),
+        "backup": lambda: backup.run(database, storage.path / "backups", storage.backups),
+        "disk": lambda: checks.disk(database, files, storage.min_free_gb),
+        "echo": lambda: checks.destinations(database, settings.destinations, settings.node.ae_title),
+    }

@@ -1,0 +1,195 @@
+"""The node's processes in the fault harness, and what kills them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from support.faults.node import HELD, LEASE_SECONDS, OFTEN, POINTS, ROLES, STALLED
+
+
+class Processes:
+    """The node's processes, forked by `fault_node.py`; each knows from its start how it will die.
+
+    `hurried`: with waits of two seconds where the product has half a minute.
+    """
+
+    def __init__(self, folder: Path, hurried: bool = True) -> None:
+        self._deaths = folder / "deaths"
+        self._hurried = hurried
+        self._nursery = subprocess.Popen(
+            [sys.executable, "-m", "support.faults.node"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, role: str, config: Path, crash: tuple[str, str, int] | None = None) -> int:
+        """Start a role; `crash`: "before", "after" or "stalled before", the point, and at which call."""
+        assert self._nursery.stdin is not None
+        assert self._nursery.stdout is not None
+        line = json.dumps({"role": role, "config": str(config), "crash": crash, "hurried": self._hurried})
+        self._nursery.stdin.write(f"{line}\n")
+        self._nursery.stdin.flush()
+        return int(self._nursery.stdout.readline())
+
+    def deaths(self) -> dict[int, str]:
+        """How processes ended that were not killed from outside, by their id: a point, an error or "end"."""
+        if not self._deaths.exists():
+            return {}
+        lines = (line.split("\t") for line in self._deaths.read_text().splitlines())
+        return {int(pid): how for pid, _, how in lines}
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self._nursery.communicate()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this process exists; its parent lets no dead ones stay."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+@dataclass
+class Life:
+    """A process, and how it is to go on."""
+
+    pid: int
+    dies_at: float
+    stalls: str = ""
+    """Where it stops by itself, if it does; for longer than its leases."""
+    seconds: float = 0.0
+    wakes_at: float = 0.0
+
+
+class Doom:
+    """Keeps the roles running and kills them: at a point, at a moment, or all at once. Some only stall.
+
+    `crew`: the roles of each machine.
+    """
+
+    def __init__(
+        self, processes: Processes, configs: Sequence[Path], seed: str, crew: Sequence[str] = tuple(ROLES)
+    ) -> None:
+        self._processes = processes
+        self._places = [(role, config) for config in configs for role in crew]
+        self._lives = [random.Random(f"{seed} lives {number}") for number in range(len(self._places))]
+        self._decks: list[list[tuple[str, str]]] = [[] for _ in self._places]
+        self._together = random.Random(f"{seed} all at once")
+        self._running: dict[int, Life] = {}
+        self._all_at = time.monotonic() + self._together.uniform(8, 18)
+        self.kills: Counter[str] = Counter()
+        self.stalls: Counter[str] = Counter()
+        """Those that came back."""
+        self.errors: list[str] = []
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process that does each role, of several the last one."""
+        return {self._places[number][0]: life.pid for number, life in self._running.items()}
+
+    def tend(self, deadly: bool) -> None:
+        """Start what is dead, kill whose time is up; without `deadly` every process may live."""
+        now = time.monotonic()
+        if deadly and now > self._all_at:
+            for number, life in list(self._running.items()):
+                if not life.wakes_at:
+                    self._kill(number, "all at once")
+            self._all_at = now + self._together.uniform(8, 18)
+        for number, (role, _) in enumerate(self._places):
+            life = self._running.get(number)
+            if life and not is_alive(life.pid):
+                self._bury(number, role, life.pid)
+            elif life and life.stalls and psutil.Process(life.pid).status() == psutil.STATUS_STOPPED:
+                self._wake(life, now)
+            elif life and now > life.dies_at:
+                self._kill(number, f"{role} at a random moment")
+            if number not in self._running:
+                self._running[number] = self._bear(number, deadly, now)
+
+    def spare(self) -> None:
+        """Replace every process by one that is not doomed."""
+        for number in list(self._running):
+            self._kill(number, "all at once")
+        self.tend(deadly=False)
+
+    def stop(self) -> None:
+        """SIGTERM to all; an error is one that does not end, or not in order."""
+        pids = {life.pid: self._places[number][0] for number, life in self._running.items()}
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while any(map(is_alive, pids)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        ends = self._processes.deaths()
+        self.errors += [
+            f"{role} ended with {ends.get(pid)}" for pid, role in pids.items() if ends.get(pid) != "end"
+        ]
+
+    def _bear(self, number: int, deadly: bool, now: float) -> Life:
+        (role, config), chance = self._places[number], self._lives[number]
+        if not deadly:
+            return Life(self._processes.start(role, config), float("inf"))
+        fate = chance.random()
+        if role in HELD and fate < 0.5:
+            how, point = STALLED, chance.choice(HELD[role])
+        elif fate < 0.8:
+            how, point = self._decks[number].pop() if self._decks[number] else self._deal(number)
+        else:
+            return Life(self._processes.start(role, config), now + chance.uniform(0.5, 6))
+        rarely = (1,) if how == STALLED else (1, 1, 2, 3)
+        n = chance.choice((1, 3, 5, 8, 13) if point in OFTEN else rarely)
+        life = Life(self._processes.start(role, config, (how, point, n)), now + chance.uniform(4, 9))
+        if how == STALLED:
+            life.stalls, life.seconds = point, LEASE_SECONDS * chance.uniform(1.5, 2.5)
+        return life
+
+    def _wake(self, life: Life, now: float) -> None:
+        """Let a process that stalled go on when its leases have run out, and live a little longer."""
+        if not life.wakes_at:
+            life.wakes_at = now + life.seconds
+        elif now > life.wakes_at:
+            os.kill(life.pid, signal.SIGCONT)
+            self.stalls[life.stalls] += 1
+            life.stalls, life.wakes_at, life.dies_at = "", 0.0, now + LEASE_SECONDS
+
+    def _deal(self, number: int) -> tuple[str, str]:
+        """Begin the role's points anew, in another order; each comes once before any comes again."""
+        role = self._places[number][0]
+        points = [point for point, (roles, _, _) in POINTS.items() if role in roles]
+        deck = [(how, point) for point in points for how in ("before", "after")]
+        self._lives[number].shuffle(deck)
+        self._decks[number] = deck
+        return deck.pop()
+
+    def _kill(self, number: int, how: str) -> None:
+        pid = self._running.pop(number).pid
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            self.kills[how] += 1
+        while is_alive(pid):
+            time.sleep(0.002)
+
+    def _bury(self, number: int, role: str, pid: int) -> None:
+        del self._running[number]
+        how = self._processes.deaths().get(pid, "nobody knows how")
+        if how.startswith(("before ", "after ")):
+            self.kills[how] += 1
+        else:
+            self.errors.append(f"{role} died by itself: {how}")

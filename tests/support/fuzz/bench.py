@@ -1,0 +1,242 @@
+"""A node without its network that is given files nobody should send, and what came of each.
+
+As a program it is the child of `benchmarks/fuzz.py`, which tells it one case after the other, and so knows
+which one killed it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import json
+import logging
+import pickle
+import resource
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+from pydicom import dcmread
+
+from pacs_node.config import Settings
+from pacs_node.errors import AdmissionError
+from pacs_node.files import FileStore
+from pacs_node.journal import audit, views
+from pacs_node.journal.database import Database
+from pacs_node.journal.schema import AuditHeadRow, Base, NodeRow
+from pacs_node.receive import admission
+from pacs_node.report.text import as_text
+from pacs_node.roles.receive import take_in
+from pacs_node.roles.worker import Worker
+from support import viewer_rules
+from support.brightness import Brightness
+from support.fuzz import files
+
+LIMIT = 6 << 30
+"""Address space of the child, of which Python and its libraries take more than one GiB."""
+ENDS = {"ANALYZED": "analyzed", "FAILED": "analysis_failed", "SKIPPED": "skipped"}
+"""The last states of an instance, and the audit event that leads there."""
+
+
+@dataclass
+class Outcome:
+    """What came of one case."""
+
+    files: list[str] = field(default_factory=list)
+    """Of each file: refused, duplicate, skipped, analyzed or failed."""
+    reasons: list[str] = field(default_factory=list)
+    """Why, of those that were not analyzed."""
+    wrong: list[str] = field(default_factory=list)
+    """What must never be; empty where the node kept its promises."""
+
+
+class _NoLeases:
+    def hold(self, token: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class Bench:
+    """A node in a folder of its own, of which the journal may be elsewhere."""
+
+    def __init__(self, folder: Path, database_url: str = "") -> None:
+        storage = {"path": folder, "database": database_url}
+        destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+        self.now = 1_800_000_000.0
+        self.settings = Settings.model_validate({"storage": storage, "destinations": [destination]})
+        self.database = Database(self.settings.database_url, lambda: self.now)
+        self.database.migrate()
+        self.files = FileStore(folder)
+        self.identity = self.database.identity("NODE")
+        with self.database.read() as connection:
+            self._head = dict(connection.execute(sa.select(*AuditHeadRow.__table__.columns)).mappings().one())
+
+    def run(self, contents: Sequence[bytes]) -> Outcome:
+        """Receive, register, analyze and report these files; then look whether each has its answer.
+
+        The node is new to them, and forgets them.
+        """
+        outcome = Outcome()
+        try:
+            refused = [self._spool(content) for content in contents]
+            take_in(self.settings, self.database, self.files, self.identity, {})
+            if self.files.spooled():
+                outcome.wrong.append("the intake left something in the spool")
+            self._work()
+            self._look(contents, refused, outcome)
+        except Exception as error:  # noqa: BLE001 - what escapes from the node is what is looked for
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            outcome.wrong.append(
+                f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"[:300]
+            )
+        self.forget()
+        return outcome
+
+    def _spool(self, content: bytes) -> str | None:
+        """As the SCP does; what it refuses lies in the spool all the same, as after a fault of the disk."""
+        try:
+            self.files.spool([content], admission.read_header)
+        except AdmissionError as error:
+            self.files.spool([content], str)
+            return str(error)
+        return None
+
+    def _work(self) -> None:
+        worker = Worker(self.settings, self.database, self.files, self.identity, Brightness(0.2), _NoLeases())
+        for _ in range(8):
+            while worker.step():
+                pass
+            self.now += 180
+
+    def _look(self, contents: Sequence[bytes], refused: Sequence[str | None], outcome: Outcome) -> None:
+        events = list(audit.events(self.database))
+        told = {event.details.get("sha256"): event for event in events if "sha256" in event.details}
+        seen: set[str] = set()
+        for content, why in zip(contents, refused, strict=True):
+            sha256 = hashlib.sha256(content).hexdigest()
+            event = told.get(sha256)
+            if event is None:
+                outcome.wrong.append("no audit line tells of a file")
+            elif (event.event == "unreadable") != (why is not None):
+                outcome.wrong.append(f"refused ({why}), then audited as {event.event}")
+            elif why is not None:
+                outcome.files.append("refused")
+                outcome.reasons.append(why)
+            elif sha256 in seen:
+                outcome.files.append("duplicate")
+            else:
+                self._look_at_file(sha256, {one.event for one in events}, outcome)
+            seen.add(sha256)
+        if audit.verify(self.database)[1] is not None:
+            outcome.wrong.append("the audit log does not hold")
+        for study in views.studies(self.database, 100):
+            self._look_at_study(study["study_instance_uid"], outcome)
+
+    def _look_at_file(self, sha256: str, events: set[str], outcome: Outcome) -> None:
+        for study in views.studies(self.database, 100):
+            for instance in views.study(self.database, study["study_instance_uid"])["instances"]:  # type: ignore[index]
+                if instance["sha256"] != sha256:
+                    continue
+                state, reason = str(instance["state"]), str(instance["reason"] or "")
+                if state not in ENDS or ENDS[state] not in events:
+                    outcome.wrong.append(f"an instance ends as {state}, without its audit event")
+                outcome.files.append(state.lower())
+                if state != "ANALYZED":
+                    outcome.reasons.append(reason)
+                if reason.startswith("given up"):
+                    outcome.wrong.append(reason)
+                return
+        outcome.wrong.append("a file was let in, and no instance is there")
+
+    def _look_at_study(self, uid: str, outcome: Outcome) -> None:
+        study = views.study(self.database, uid)
+        assert study is not None
+        # Of several versions of an image the newest counts.
+        newest = {instance["sop_instance_uid"]: instance["state"] for instance in study["instances"]}
+        states = Counter(newest.values())
+        reason = str(study["reason"] or "")
+        if study["state"] not in ("READY", "DELIVERED", "SKIPPED", "FAILED"):
+            outcome.wrong.append(f"a study stays {study['state']}")
+        if reason.startswith("given up"):
+            outcome.wrong.append(reason)
+        documents = [result for result in study["results"] if result["role"] == "SR"]
+        if states["ANALYZED"] + states["FAILED"] and not documents and "identity conflict" not in reason:
+            outcome.wrong.append("a study with images got no answer")
+        for result in study["results"]:
+            dataset = dcmread(self.files.path(result["sha256"]))
+            if result["role"] == "SR":
+                viewer_rules.ohif(dataset)
+                viewer_rules.stone(dataset)
+                viewer_rules.weasis(dataset)
+                as_text(dataset)
+            else:
+                dataset.pixel_array  # noqa: B018 - it can be decoded
+
+    def forget(self) -> None:
+        """Make it a node that has seen nothing yet."""
+        with self.database.write() as connection:
+            for table in reversed(Base.metadata.sorted_tables):
+                if table.name != NodeRow.__tablename__:
+                    connection.execute(table.delete())
+            connection.execute(sa.insert(AuditHeadRow), self._head)
+        for folder in self.files.stored():
+            for path in folder:
+                path.unlink()
+        shutil.rmtree(self.files.root / "spool" / "unreadable", ignore_errors=True)
+        for item in self.files.spooled():
+            item.path.unlink()
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+
+def quiet() -> None:
+    """No log: what it would say is what is looked for in the journal."""
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    warnings.simplefilter("ignore")
+
+
+def memory_mb(measure: str) -> float:
+    """VmHWM, the most since this was asked last, or VmRSS, as the kernel counts it, in 10^6 bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    if measure == "VmHWM":
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(next(line for line in lines if line.startswith(measure)).split()[1]) * 1024 / 1e6
+
+
+def main() -> None:
+    """Try the mutated files whose numbers come on standard input, one a line."""
+    folder, seed = Path(sys.argv[1]), sys.argv[2]
+    quiet()
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+    begin: list[files.Seed] = pickle.loads((folder.parent / "seeds").read_bytes())
+    bench = Bench(folder)
+    memory_mb("VmHWM")
+    for line in sys.stdin:
+        what, contents = files.case(seed, int(line), begin)
+        start, before = time.monotonic(), memory_mb("VmRSS")
+        outcome = bench.run(contents)
+        told = {
+            **asdict(outcome),
+            "what": what,
+            "seconds": round(time.monotonic() - start, 2),
+            "peak_mb": round(memory_mb("VmHWM") - before, 1),
+            "mb": round(memory_mb("VmRSS"), 1),
+        }
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Conversations nobody should have with a storage SCP, made from one that is in order, as a seed says."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from support.fuzz import files
+
+REQUEST, ACCEPT, REJECT, DATA, RELEASE, RELEASED, ABORT = range(1, 8)
+ABORT_PDU = b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+ODD_LENGTHS = (0, 1, 2, 3, 4, 5, 6, 67, 68, 0xFFFF, 0x10000, 0x100001, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
+
+
+COMMANDS = (0, 1, 0x8001, 0x10, 0x20, 0x21, 0x30, 0x8030, 0x100, 0x110, 0x120, 0x130, 0x140, 0x150, 0xFFF)
+"""C-STORE to N-DELETE, C-CANCEL, some answers, and none (PS3.7 E.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What one peer sends, in these pieces, and how it ends."""
+
+    what: str
+    pieces: tuple[bytes, ...]
+    waits: bool
+    """Whether it waits for an answer after the first piece."""
+    end: str
+    """close, reset, abort, or wait: until the other side hangs up."""
+
+
+def stream(seed: str, number: int, recorded: Sequence[bytes]) -> Stream:
+    """The conversation of this number; the same for the same seed and recording."""
+    dice = Random(f"{seed}-{number}")
+    pdus = list(recorded)
+    told = []
+    for _ in range(dice.choice((1, 1, 1, 2, 3))):
+        change = dice.choice(CHANGES)
+        pdus = change(dice, pdus)
+        told.append(change.__name__)
+    pieces = tuple(_torn(dice, pdus) if dice.random() < 0.15 else pdus)
+    end = dice.choice(("close", "close", "close", "reset", "abort", "wait"))
+    return Stream(", ".join(told), pieces, dice.random() < 0.7, end)
+
+
+Change = Callable[[Random, list[bytes]], list[bytes]]
+
+
+def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
+    """A PDU (PS3.8 9.3), of a length that may be a lie."""
+    return struct.pack(">BBL", kind, 0, len(body) if length is None else length) + body
+
+
+def noise(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    made = dice.randbytes(dice.choice((1, 5, 6, 7, 100, 5000)))
+    return dice.choice(([made], [*pdus[:1], made], [*pdus[:2], made, *pdus[2:]]))
+
+
+def noise_in_a_pdu(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    made = pdu(dice.randrange(10), dice.randbytes(dice.choice((0, 1, 4, 68, 74, 500))))
+    return dice.choice(([made], [*pdus[:1], made, *pdus[1:]], [*pdus[:2], made, *pdus[2:]]))
+
+
+def flip_bits(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    made = [bytearray(one) for one in pdus]
+    for _ in range(dice.choice((1, 1, 2, 8))):
+        one = dice.choice(made)
+        if one:
+            one[dice.randrange(min(len(one), dice.choice((6, 120, len(one)))))] ^= 1 << dice.randrange(8)
+    return [bytes(one) for one in made]
+
+
+def wrong_length(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    number = dice.randrange(len(pdus))
+    one = pdus[number]
+    real = max(0, len(one) - 6)
+    length = dice.choice((*ODD_LENGTHS, real + 1, max(0, real - 1), real + 2, max(0, real - 6)))
+    return [*pdus[:number], one[:2] + struct.pack(">L", length) + one[6:], *pdus[number + 1 :]]
+
+
+def flood(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    """A PDU that claims 4 GB and goes on for a while."""
+    kind, count = dice.choice((REQUEST, DATA)), dice.choice((1, 10, 40))
+    head = [] if kind == REQUEST else pdus[:1]
+    return [*head, pdu(kind, b"", 0xFFFFFFFF), *[b"\0" * 65536] * count]
+
+
+def items(request: bytes) -> tuple[bytes, list[bytes]]:
+    """The fixed part of an A-ASSOCIATE-RQ, and its variable items (PS3.8 9.3.2)."""
+    fixed, rest, found = request[:74], request[74:], []
+    while len(rest) >= 4:
+        size = 4 + struct.unpack_from(">H", rest, 2)[0]
+        found.append(rest[:size])
+        rest = rest[size:]
+    return fixed, found
+
+
+def change_items(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    """Items of the request, presentation contexts above all, in another number, order, length or nesting."""
+    if len(pdus[0]) < 80:
+        return pdus
+    fixed, found = items(pdus[0])
+    contexts = [item for item in found if item[:1] == b"\x20"] or [b"\x20\0\0\0"]
+    kind = dice.choice(("drop", "double", "many", "shuffle", "length", "id", "empty", "deep", "long", "flip"))
+    if kind == "drop" and found:
+        found.pop(dice.randrange(len(found)))
+    elif kind == "double" and found:
+        found.append(dice.choice(found))
+    elif kind == "many":
+        found += [one[:4] + bytes([number & 255]) + one[5:] for number in range(300) for one in contexts[:1]]
+    elif kind == "shuffle":
+        dice.shuffle(found)
+    elif kind == "empty":
+        found.append(bytes([dice.randrange(256)]) + b"\0\0\0")
+    elif kind == "long":
+        found.append(struct.pack(">BBH", dice.choice((0x10, 0x20, 0x50)), 0, 0xFFFF) + b"1" * 0xFFFF)
+    elif found:
+        number = dice.randrange(len(found))
+        one = bytearray(found[number])
+        if kind == "length":
+            one[2:4] = struct.pack(">H", dice.choice(ODD_LENGTHS) & 0xFFFF)
+        elif kind == "id":
+            one[4:5] = bytes([dice.choice((0, 2, 255, 128, dice.randrange(256)))])
+        elif kind == "deep":
+            at = dice.randrange(min(4, len(one)), len(one) + 1)
+            one[at:at] = dice.choice(contexts)
+            one[2:4] = struct.pack(">H", min(0xFFFF, len(one) - 4))
+        elif len(one) > 4:
+            one[dice.randrange(4, len(one))] = dice.randrange(256)
+        found[number] = bytes(one)
+    body = fixed[6:] + b"".join(found)
+    return [pdu(REQUEST, body), *pdus[1:]]
+
+
+def change_pdvs(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    """Presentation data values of a P-DATA PDU of other lengths, contexts and control headers (PS3.8 E)."""
+    at = _values(pdus)
+    if not at:
+        return pdus
+    number = dice.choice(at)
+    value = pdus[number][12:]
+    context, control, length = pdus[number][10], pdus[number][11], len(value) + 2
+    kind = dice.choice(("length", "context", "control", "empty", "pieces", "twice", "claims"))
+    if kind == "length":
+        length = dice.choice((*ODD_LENGTHS, length + 1, length - 1, length - 2))
+    elif kind == "context":
+        context = dice.choice((0, 2, 3, 5, 255, dice.randrange(256)))
+    elif kind == "control":
+        control = dice.choice((0, 1, 2, 3, 4, 255, dice.randrange(256)))
+    elif kind == "empty":
+        value, length = b"", 2
+    elif kind == "claims":
+        return [*pdus[:number], pdu(DATA, struct.pack(">L", dice.choice(ODD_LENGTHS))), *pdus[number + 1 :]]
+    one = struct.pack(">LBB", length & 0xFFFFFFFF, context, control) + value
+    if kind == "twice":
+        one += one
+    if kind == "pieces":
+        size = dice.choice((1, 2, 7, 64))
+        pieces = [value[start : start + size] for start in range(0, min(len(value), 600), size)]
+        last = len(pieces) - 1
+        made = [
+            struct.pack(">LBB", len(piece) + 2, context, control if place == last else control & 1) + piece
+            for place, piece in enumerate(pieces)
+        ]
+        made = [pdu(DATA, b"".join(made))] if dice.random() < 0.5 else [pdu(DATA, piece) for piece in made]
+        return [*pdus[:number], *made, *pdus[number + 1 :]]
+    return [*pdus[:number], pdu(DATA, one), *pdus[number + 1 :]]
+
+
+def change_command(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    """The command set says something else: another command, other elements, none (PS3.7 annex E)."""
+    at = [number for number in _values(pdus) if len(pdus[number]) > 24 and pdus[number][11] & 1]
+    if not at:
+        return pdus
+    number = dice.choice(at)
+    head, value = pdus[number][10:12], pdus[number][12:]
+    found, rest = [], value
+    while len(rest) >= 8:
+        size = 8 + struct.unpack_from("<L", rest, 4)[0]
+        found.append(rest[:size])
+        rest = rest[size:]
+    place = dice.randrange(len(found))
+    kind = dice.choice(("drop", "double", "value", "length", "number", "shuffle"))
+    if kind == "drop":
+        found.pop(place)
+    elif kind == "double":
+        found += [found[place]] * dice.choice((1, 1000))
+    elif kind == "shuffle":
+        dice.shuffle(found)
+    elif kind == "length":
+        found[place] = found[place][:4] + struct.pack("<L", dice.choice(ODD_LENGTHS)) + found[place][8:]
+    elif kind == "number":
+        code = dice.choice(
+            (1, 0x8001, 0x10, 0x20, 0x21, 0x30, 0x8030, 0x100, 0x110, 0x120, 0x130, 0x140, 0xFFF, 0)
+        )
+        found = [
+            one[:8] + struct.pack("<H", code) if one[:4] == b"\0\0\0\1" and len(one) == 10 else one
+            for one in found
+        ]
+    else:
+        odd = dice.choice(files.ODD_TEXTS) if dice.random() < 0.7 else dice.randbytes(8)
+        found[place] = found[place][:4] + struct.pack("<L", len(odd)) + odd
+    made = head + b"".join(found)
+    return [*pdus[:number], pdu(DATA, struct.pack(">L", len(made)) + made), *pdus[number + 1 :]]
+
+
+def change_data(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    """The data set is damaged as files are, in PDUs that are in order."""
+    at = [
+        number for number, one in enumerate(pdus) if one[:1] == b"\x04" and len(one) > 12 and not one[11] & 1
+    ]
+    if not at:
+        return pdus
+    head, value = pdus[at[0]][10:12], b"".join(pdus[number][12:] for number in at)
+    changes = (files.flip_bits, files.set_bytes, files.cut_end, files.take_out)
+    made = bytes([head[0], 2]) + dice.choice(changes)(dice, value, ())
+    return [*pdus[: at[0]], pdu(DATA, struct.pack(">L", len(made)) + made), *pdus[at[-1] + 1 :]]
+
+
+def other_order(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    made = list(pdus)
+    kind = dice.choice(
+        ("shuffle", "double", "drop", "request again", "answers", "release first", "abort within")
+    )
+    if kind == "shuffle":
+        dice.shuffle(made)
+    elif kind == "double":
+        made.insert(dice.randrange(len(made)), dice.choice(made))
+    elif kind == "drop":
+        made.pop(dice.randrange(len(made)))
+    elif kind == "request again":
+        made.insert(dice.randrange(1, len(made) + 1), made[0])
+    elif kind == "answers":
+        body = dice.choice((made[0][6:], b"\0\1\1\1", b"\0\0\0\0", b""))
+        made.insert(dice.randrange(len(made) + 1), pdu(dice.choice((ACCEPT, REJECT, RELEASED)), body))
+    elif kind == "release first":
+        made.insert(min(1, len(made)), pdu(RELEASE, b"\0\0\0\0"))
+    else:
+        made.insert(dice.randrange(len(made) + 1), ABORT_PDU)
+    return made or [b""]
+
+
+def cut(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    number = dice.randrange(len(pdus))
+    return [*pdus[:number], pdus[number][: dice.randrange(len(pdus[number]) + 1)]]
+
+
+CHANGES: tuple[Change, ...] = (
+    *(noise, noise_in_a_pdu, flip_bits, flip_bits, wrong_length, flood, change_items, change_items),
+    *(change_pdvs, change_pdvs, change_command, change_command, change_data, other_order, cut),
+)
+
+
+def _values(pdus: list[bytes]) -> list[int]:
+    """Which of these are P-DATA PDUs with something in them."""
+    return [number for number, one in enumerate(pdus) if one[:1] == b"\x04" and len(one) > 12]
+
+
+def _torn(dice: Random, pdus: list[bytes]) -> list[bytes]:
+    """The same bytes in pieces that are no PDUs; the first stays, since an answer to it may be waited for."""
+    data, size = b"".join(pdus[1:]), dice.choice((1, 13, 1000))
+    data, rest = data[: size * 400], data[size * 400 :]
+    return [*pdus[:1], *(data[at : at + size] for at in range(0, len(data), size)), rest]

@@ -1,0 +1,88 @@
+"""The pages on a real journal, served in this process, and people who may log in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from starlette.applications import Starlette
+
+from pacs_node.config import Settings, Storage, Web
+from pacs_node.files import FileStore
+from pacs_node.journal import audit
+from pacs_node.journal.database import Database
+from pacs_node.web import app, server
+from pacs_node.web.users import Role, Users
+from support.web.site import ROLES, password
+
+PROXY, STRANGER = "127.0.0.7", "127.0.0.9"
+"""Addresses of this machine: a trusted proxy's, and another one than 127.0.0.1."""
+
+
+def write_users(path: Path) -> None:
+    """Let the people of `web_site.ROLES` log in."""
+    users = Users(path)
+    for name in ROLES:
+        users.set(name, Role(name), password(name))
+
+
+@dataclass
+class Door:
+    """The application, where it answers, and what lies behind it."""
+
+    app: Starlette
+    url: str
+    database: Database
+    settings: Settings
+    clients: ExitStack
+
+    def client(self, host: str = "127.0.0.1", **headers: str) -> httpx.Client:
+        """A browser of its own at this address, which follows no redirects."""
+        given = {"Accept": "text/html", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        transport = httpx.HTTPTransport(local_address=host)
+        return self.clients.enter_context(
+            httpx.Client(base_url=self.url, transport=transport, headers=given, timeout=30)
+        )
+
+    def enter(self, name: str, host: str = "127.0.0.1") -> httpx.Client:
+        """The same, logged in as this."""
+        client = self.client(host)
+        answer = client.post("/login", data={"name": name, "password": password(name)})
+        assert answer.status_code == 303, answer.text
+        return client
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The details of the audit events of this name, oldest first."""
+        return [one.details for one in audit.events(self.database) if one.event == name]
+
+
+@contextmanager
+def door(
+    database: Database, folder: Path, users: Path, https: bool = False, **changes: Any
+) -> Iterator[Door]:
+    """Serve the application with these settings; a trusted proxy stands at PROXY."""
+    web = Web(port=0, tls=https, users=users, trusted_proxies=(f"{PROXY}/32",))
+    settings = Settings(storage=Storage(path=folder, min_free_gb=0), web=web, **changes)
+    services = app.Services(display=lambda _: np.zeros((2, 2), np.float32), try_out=lambda _files, _out: "")
+    stop, ready, address = threading.Event(), threading.Event(), []
+    made = app.create(settings, database, FileStore(folder), services, stop)
+
+    def answers(url: str) -> None:
+        address.append(url)
+        ready.set()
+
+    thread = threading.Thread(target=server.run, args=(made, settings, answers, stop))
+    thread.start()
+    assert ready.wait(30)
+    try:
+        with ExitStack() as clients:
+            yield Door(made, address[0], database, settings, clients)
+    finally:
+        stop.set()
+        thread.join()
