@@ -63,7 +63,7 @@ def test_damaged_files_get_their_answers_on_postgresql(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(data_sets.files())
+@given(data_sets.any_file())
 def test_data_sets_of_any_attributes_get_their_answers(bench: Bench, content: bytes) -> None:
     assert bench.run([content]).wrong == []
 
