@@ -50,7 +50,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Node(_Section):
+class NodeSettings(_Section):
     """The node as a DICOM application entity."""
 
     ae_title: AETitle = Field("PACSNODE", description="our AE title")
@@ -63,7 +63,7 @@ class Node(_Section):
     workers: int = Field(1, ge=1, description="worker processes that `serve` starts")
 
 
-class Storage(_Section):
+class StorageSettings(_Section):
     """Where the node keeps what it must not lose."""
 
     path: Path = Field(Path("storage"), description="directory for files, spool and database")
@@ -96,7 +96,7 @@ class Peer(_Section):
             return None
 
 
-class Address(_Section):
+class ApplicationEntity(_Section):
     """A DICOM application entity and where it listens."""
 
     ae_title: AETitle
@@ -127,14 +127,14 @@ class Destination(_Section):
         "stow: its certificate is checked against [tls] ca, and ours is shown",
     )
     max_attempts: int = Field(0, ge=0, description="quarantine after so many attempts; 0 = try for ever")
-    commitment: Address | None = Field(
+    commitment: ApplicationEntity | None = Field(
         None, description="ask this AE for storage commitment: {ae_title, host, port}; absent = none"
     )
-    query: Address | None = Field(
+    query: ApplicationEntity | None = Field(
         None, description="dimse: C-FIND and C-MOVE go to this AE; absent = to the destination itself"
     )
 
-    _credentials: Tls | None = PrivateAttr(None)
+    _credentials: TlsSettings | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _reachable(self) -> Destination:
@@ -150,33 +150,33 @@ class Destination(_Section):
             raise ValueError(f"destination {self.name}: dimse needs ae_title and host")
         return self
 
-    def secured_by(self, tls: Tls) -> Destination:
+    def secured_by(self, tls: TlsSettings) -> Destination:
         """The same destination, with what it needs where its `tls` is true."""
         secured = self.model_copy()
         secured._credentials = tls
         return secured
 
     @property
-    def credentials(self) -> Tls | None:
+    def credentials(self) -> TlsSettings | None:
         """`[tls]` where connections to it are secured, else None. Raises ConfigError where it has none."""
         if self.tls and self._credentials is None:
             raise ConfigError(f"destinations.{self.name}.tls: [tls] is not known")
         return self._credentials if self.tls else None
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> ApplicationEntity | None:
         """Where C-STORE goes; None for STOW-RS."""
         if self.ae_title is None or self.kind == "stow":
             return None
-        return Address(ae_title=self.ae_title, host=self.host, port=self.port)
+        return ApplicationEntity(ae_title=self.ae_title, host=self.host, port=self.port)
 
     @property
-    def query_address(self) -> Address | None:
+    def query_address(self) -> ApplicationEntity | None:
         """Where C-FIND and C-MOVE go; None where nothing is named."""
         return self.query or self.address
 
 
-class Accept(_Section):
+class AcceptSettings(_Section):
     """Which images are analyzed; all others are stored and recorded as skipped."""
 
     modalities: tuple[Literal["CR", "DX"], ...] = Field(("CR", "DX"), description="Modality (0008,0060)")
@@ -185,7 +185,7 @@ class Accept(_Section):
     )
 
 
-class StudyRules(_Section):
+class StudySettings(_Section):
     """When a study is complete and what of it is analyzed."""
 
     quiet_seconds: float = Field(60.0, ge=0, description="report this long after the last image")
@@ -195,10 +195,10 @@ class StudyRules(_Section):
         description='"cfind": ask the PACS how many images the study has; once all are here, a quarter of '
         "the quiet period is enough",
     )
-    accept: Accept = Accept()
+    accept: AcceptSettings = AcceptSettings()
 
 
-class Model(_Section):
+class ModelSettings(_Section):
     """Which model package is served, and how."""
 
     path: Path = Field(Path("models/fracture-squeezenet-2"), description="folder of the model package")
@@ -215,7 +215,7 @@ class Model(_Section):
     )
 
 
-class Report(_Section):
+class ReportSettings(_Section):
     """What the results look like."""
 
     iod: Literal["comprehensive", "comprehensive3d"] = Field(
@@ -250,7 +250,7 @@ def _cron(value: str) -> str:
 Cron = Annotated[str, AfterValidator(_cron)]
 
 
-class Schedule(_Section):
+class ScheduleSettings(_Section):
     """When the calendar work of the role housekeep is done: cron expressions in local time, or empty."""
 
     validation: Cron = Field(
@@ -262,7 +262,7 @@ class Schedule(_Section):
     echo: Cron = Field("*/30 * * * *", description="C-ECHO to every destination")
 
 
-class Validation(_Section):
+class ValidationSettings(_Section):
     """What came back as labels against what was said, and drift; outside of these limits it is an alarm."""
 
     days: int = Field(30, ge=1, description="labels and images of so many days are judged")
@@ -280,7 +280,7 @@ class Validation(_Section):
     )
 
 
-class Web(_Section):
+class WebSettings(_Section):
     """The web page, /metrics and /health. Who may log in stands in `users`; see docs/security.md."""
 
     enabled: bool = Field(True, description="`serve` starts it")
@@ -309,7 +309,7 @@ class Web(_Section):
         return given
 
 
-class Tls(_Section):
+class TlsSettings(_Section):
     """TLS, for DICOM as the BCP 195 profile wants it (PS3.15 B.12) and for the web page; files in PEM."""
 
     certificate: Path | None = Field(
@@ -325,7 +325,7 @@ class Tls(_Section):
     )
 
 
-class Log(_Section):
+class LogSettings(_Section):
     """What the processes print on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity")
@@ -335,18 +335,18 @@ class Log(_Section):
 class Settings(_Section):
     """All settings. See `config init` for the documented file."""
 
-    node: Node = Node()
-    storage: Storage = Storage()
+    node: NodeSettings = NodeSettings()
+    storage: StorageSettings = StorageSettings()
     peers: tuple[Peer, ...] = ()
     destinations: tuple[Destination, ...] = ()
-    study: StudyRules = StudyRules()
-    model: Model = Model()
-    report: Report = Report()
-    schedule: Schedule = Schedule()
-    validation: Validation = Validation()
-    web: Web = Web()
-    tls: Tls = Tls()
-    log: Log = Log()
+    study: StudySettings = StudySettings()
+    model: ModelSettings = ModelSettings()
+    report: ReportSettings = ReportSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    validation: ValidationSettings = ValidationSettings()
+    web: WebSettings = WebSettings()
+    tls: TlsSettings = TlsSettings()
+    log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Settings:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from pacs_node.analyze import decode, pixels, regions
-from pacs_node.config import Report
+from pacs_node.config import ReportSettings
 from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.files import FileStore
@@ -129,7 +129,7 @@ def _finding(
 
 
 def report_study(
-    request: ReportRequest, files: FileStore, settings: Report, known: Collection[str] = ()
+    request: ReportRequest, files: FileStore, settings: ReportSettings, known: Collection[str] = ()
 ) -> StudyResults:
     """Make and durably store the results of a study; those whose UID is in `known` exist and are left alone.
 

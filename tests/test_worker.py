@@ -14,7 +14,7 @@ from pydicom.dataset import FileDataset
 from support.brightness import Brightness
 
 from pacs_node import pipeline
-from pacs_node.config import Report, Settings
+from pacs_node.config import ReportSettings, Settings
 from pacs_node.demo import phantom
 from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
@@ -441,7 +441,7 @@ def test_a_success_amends_the_failure_report(
 def test_reports_of_failures_are_limited_for_each_reason(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
-    bench.settings = bench.settings.model_copy(update={"report": Report(failures_per_hour=2)})
+    bench.settings = bench.settings.model_copy(update={"report": ReportSettings(failures_per_hour=2)})
     broken = [image(seed) for seed in range(5)]
     for number, one in enumerate(broken):
         del one.PixelData
@@ -462,7 +462,7 @@ def test_reports_of_failures_are_limited_for_each_reason(
 
 
 def test_reports_of_failures_can_be_switched_off(bench: Bench, image: Callable[..., FileDataset]) -> None:
-    bench.settings = bench.settings.model_copy(update={"report": Report(failures_per_hour=0)})
+    bench.settings = bench.settings.model_copy(update={"report": ReportSettings(failures_per_hour=0)})
     broken = image()
     del broken.PixelData
     bench.receive(broken)

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from pacs_node.cli.context import of, print_json, working
-from pacs_node.config import AETitle, Node, Port, Settings, Storage
+from pacs_node.config import AETitle, NodeSettings, Port, Settings, StorageSettings
 from pacs_node.errors import ConfigError
 
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -55,8 +55,8 @@ def init(
         raise ConfigError(f"{path}: exists already; name another path or remove it first")
     ask = _ask if not defaults and sys.stdin.isatty() and sys.stdout.isatty() else _take
     answers: dict[str, dict[str, Any]] = {"node": {}, "storage": {}}
-    answers["node"]["ae_title"] = ask("Our AE title", ae_title, Node, "ae_title", "PACSNODE")
-    answers["node"]["port"] = ask("Our DICOM port", port, Node, "port", 11112)
+    answers["node"]["ae_title"] = ask("Our AE title", ae_title, NodeSettings, "ae_title", "PACSNODE")
+    answers["node"]["port"] = ask("Our DICOM port", port, NodeSettings, "port", 11112)
     title = ask("The PACS's AE title (empty: not yet known)", pacs_ae_title, _Pacs, "pacs_ae_title", "")
     if title:
         host = ask("Its host name or address", pacs_host, _Pacs, "pacs_host", None)
@@ -71,7 +71,7 @@ def init(
     answers["storage"]["retention_days"] = ask(
         "Delete studies how many days after their delivery (0: never)",
         retention_days,
-        Storage,
+        StorageSettings,
         "retention_days",
         0,
     )

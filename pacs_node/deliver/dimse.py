@@ -17,7 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from pacs_node.config import Address, Destination, Tls
+from pacs_node.config import ApplicationEntity, Destination, TlsSettings
 from pacs_node.dicom import reach, tls
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
@@ -37,10 +37,10 @@ _REASONS = {
 @contextmanager
 def associated(
     name: str,
-    address: Address,
+    address: ApplicationEntity,
     calling_ae_title: str,
     contexts: Sequence[PresentationContext],
-    credentials: Tls | None,
+    credentials: TlsSettings | None,
     handlers: Sequence[evt.EventHandlerType] = (),
 ) -> Iterator[Association]:
     """An association with an AE (PS3.8 7.1), released on leaving. `name` is what the administrator calls it.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pynetdicom import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from pacs_node.config import Address, Destination, Tls
+from pacs_node.config import ApplicationEntity, Destination, TlsSettings
 from pacs_node.deliver import dimse, stow
 from pacs_node.errors import DeliveryError
 
@@ -22,10 +22,10 @@ def echo(destination: Destination, calling_ae_title: str) -> None:
 
 def refused(
     name: str,
-    address: Address,
+    address: ApplicationEntity,
     calling_ae_title: str,
     sop_classes: Sequence[str],
-    credentials: Tls | None,
+    credentials: TlsSettings | None,
 ) -> list[str]:
     """Ask an AE for a C-ECHO, and for these SOP classes; those that it does not take.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from pacs_node.config import Address, Tls
+from pacs_node.config import ApplicationEntity, TlsSettings
 from pacs_node.dicom import tls
 from pacs_node.errors import DeliveryError
 
@@ -16,7 +16,7 @@ ALERT_SECONDS = 2.0
 _NO_TLS = "set `tls = false` for this destination, or name its TLS port"
 
 
-def why_not(address: Address, credentials: Tls | None) -> str:
+def why_not(address: ApplicationEntity, credentials: TlsSettings | None) -> str:
     """What stands between us and an AE that gave no association and did not keep us waiting."""
     try:
         connection = connect(address.host, address.port)
@@ -50,7 +50,7 @@ def connect(host: str, port: int) -> socket.socket:
     raise DeliveryError(words)
 
 
-def local_address(address: Address) -> str:
+def local_address(address: ApplicationEntity) -> str:
     """Our own address on the way there; nothing is sent. Raises OSError where there is no way."""
     family, kind, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
@@ -58,7 +58,7 @@ def local_address(address: Address) -> str:
         return str(probe.getsockname()[0])
 
 
-def _why_no_tls(connection: socket.socket, address: Address, credentials: Tls) -> str:
+def _why_no_tls(connection: socket.socket, address: ApplicationEntity, credentials: TlsSettings) -> str:
     connected = False
     try:
         with tls.requestor(credentials).wrap_socket(connection, server_hostname=address.host) as secured:

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from pacs_node.config import Tls
+from pacs_node.config import TlsSettings
 from pacs_node.errors import ConfigError
 
 # RFC 9325 4.2: ephemeral keys and authenticated encryption only. TLS 1.3 has no others.
@@ -45,7 +45,7 @@ class _Acceptor(ssl.SSLContext):
         return super().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
-def acceptor(tls: Tls) -> ssl.SSLContext:
+def acceptor(tls: TlsSettings) -> ssl.SSLContext:
     """For the DICOM port: peers need a certificate that `tls.ca` vouches for.
 
     Raises ConfigError naming the key whose file is absent, no PEM, or does not fit the other.
@@ -58,7 +58,7 @@ def acceptor(tls: Tls) -> ssl.SSLContext:
     return _prepared(context, tls)
 
 
-def requestor(tls: Tls) -> ssl.SSLContext:
+def requestor(tls: TlsSettings) -> ssl.SSLContext:
     """For our associations: the peer's certificate and host name are checked, and ours is shown.
 
     Raises ConfigError as `acceptor` does. Without a certificate of ours none is shown.
@@ -66,7 +66,7 @@ def requestor(tls: Tls) -> ssl.SSLContext:
     return _prepared(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls)
 
 
-def _prepared(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
+def _prepared(context: ssl.SSLContext, tls: TlsSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     _trust(context, "ca", tls.ca)
@@ -100,7 +100,7 @@ def _read(key: str, path: Path | None) -> str:
         raise ConfigError(f"tls.{key}: {path}: cannot be read: {error.strerror}") from None
 
 
-def expiry(tls: Tls) -> datetime:
+def expiry(tls: TlsSettings) -> datetime:
     """When our certificate ends. Raises ConfigError where peers that trust `tls.ca` would not accept it.
 
     Both sides of a handshake are ours, in memory: what a peer would check is checked.

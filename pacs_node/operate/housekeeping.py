@@ -13,7 +13,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from pacs_node.config import Schedule
+from pacs_node.config import ScheduleSettings
 from pacs_node.errors import ConfigError, PacsNodeError
 from pacs_node.journal import audit, roles
 from pacs_node.journal.database import Database
@@ -33,7 +33,7 @@ class Calendar:
     Whoever uses it calls `lead` more often than a lease lasts. Raises ConfigError for a time that is none.
     """
 
-    def __init__(self, database: Database, schedule: Schedule, jobs: Mapping[str, Job]) -> None:
+    def __init__(self, database: Database, schedule: ScheduleSettings, jobs: Mapping[str, Job]) -> None:
         self._database = database
         self._jobs = jobs
         self._token = str(uuid.uuid4())

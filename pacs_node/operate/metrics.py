@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from pacs_node import __version__
-from pacs_node.config import Schedule, Settings
+from pacs_node.config import ScheduleSettings, Settings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, measures, quarantine, roles
 from pacs_node.journal.database import Database
@@ -25,7 +25,7 @@ from pacs_node.operate import checks
 from pacs_node.operate.validation import Verdict
 from pacs_node.records import AuditEvent, DeliveryState, InstanceState, Outcome, RunningRole, StudyState
 
-JOBS = tuple(Schedule.model_fields)
+JOBS = tuple(ScheduleSettings.model_fields)
 STAGES = ("analyzed", "reported", "sent", "committed")
 ANSWERS = ("0x0000", "0xBxxx", "0xA7xx", "0xA9xx", "0xCxxx", "0x0111", "other", "none")
 ALARMS = (

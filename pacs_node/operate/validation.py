@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.stats import binomtest, ks_2samp
 
-from pacs_node.config import Validation
+from pacs_node.config import ValidationSettings
 from pacs_node.journal import audit, feedback, views
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Label, Recorded
@@ -67,7 +67,7 @@ class Validated:
     checks: tuple[Check, ...]
 
 
-def run(database: Database, limits: Validation) -> Validated:
+def run(database: Database, limits: ValidationSettings) -> Validated:
     """Validate the days before now and record it as `validation_passed`, `..._too_few` or `..._alarm`.
 
     It is too few only where nothing at all could be judged.
@@ -99,7 +99,7 @@ def last(database: Database) -> AuditEvent | None:
     return audit.last(database, "validation_")
 
 
-def _agreement(labels: Sequence[Recorded], limits: Validation) -> Iterator[Check]:
+def _agreement(labels: Sequence[Recorded], limits: ValidationSettings) -> Iterator[Check]:
     """Sensitivity and specificity of each model, for images and for studies apart."""
     compared = [one for one in labels if one.label != Label.UNCERTAIN and one.positive is not None]
     groups = _grouped(compared, lambda one: (one.model_key or "", one.sop_instance_uid is None))
@@ -122,7 +122,7 @@ def _agreement(labels: Sequence[Recorded], limits: Validation) -> Iterator[Check
             yield Check(model, key, where, what, len(hits), value, low, high, limit, verdict)
 
 
-def _drift(answers: Sequence[views.Answer], begin: float, limits: Validation) -> Iterator[Check]:
+def _drift(answers: Sequence[views.Answer], begin: float, limits: ValidationSettings) -> Iterator[Check]:
     """Score, brightness and positive rate of each model's images at each station, against the days before."""
     for (key, station), members in _grouped(answers, lambda one: (one.model_key, one.station)).items():
         window = [one for one in members if one.created_at >= begin]

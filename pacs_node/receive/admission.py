@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 from pynetdicom.dimse_primitives import C_STORE
 
-from pacs_node.config import Peer, StudyRules
+from pacs_node.config import Peer, StudySettings
 from pacs_node.dicom.reading import drop_odd_character_set, parsing
 from pacs_node.errors import AdmissionError
 from pacs_node.records import Arrival, StoredFile
@@ -122,7 +122,7 @@ def examine(
     stored: StoredFile,
     header: FileDataset,
     received_at: float,
-    rules: StudyRules,
+    rules: StudySettings,
     device_uid: str,
     today: date,
 ) -> Arrival:
@@ -152,7 +152,7 @@ def examine(
     )
 
 
-def skip_reason(header: FileDataset, rules: StudyRules, device_uid: str, today: date) -> str | None:
+def skip_reason(header: FileDataset, rules: StudySettings, device_uid: str, today: date) -> str | None:
     """Why an object is stored but not analyzed; None for an X-ray to be analyzed.
 
     ImageType DERIVED alone is no reason: DX for presentation is commonly DERIVED\\PRIMARY, the processed form

@@ -42,7 +42,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pacs_node import __version__
-from pacs_node.config import Node, Peer
+from pacs_node.config import NodeSettings, Peer
 from pacs_node.dicom import association, event_report
 from pacs_node.errors import AdmissionError, ConfigError
 from pacs_node.files import FileStore, SpooledFile
@@ -88,7 +88,7 @@ class StorageScp:
 
     def __init__(
         self,
-        node: Node,
+        node: NodeSettings,
         peers: tuple[Peer, ...],
         files: FileStore,
         min_free_gb: float,

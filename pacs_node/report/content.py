@@ -59,7 +59,7 @@ _OBSERVES = RelationshipTypeValues.HAS_OBS_CONTEXT
 _ACQUIRES = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
 
-def measurement_report(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
+def measurement_report(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
     """TID 1500: summary, image library, a group for each region and each analyzed image, evaluations."""
     regions = [
         item
@@ -85,7 +85,7 @@ def measurement_report(request: ReportRequest, settings: config.Report) -> Conta
     )
 
 
-def failure_report(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
+def failure_report(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
     """TID 2000: that no image was analyzed, and why; a text that viewers show, without measurements."""
     impression = Code("121073", "DCM", "Impression")
     texts = (wording.summary(request, settings), *_failures(request))
@@ -224,7 +224,7 @@ def _image_group(
     )
 
 
-def _qualitative_evaluations(request: ReportRequest, settings: config.Report) -> ContainerContentItem:
+def _qualitative_evaluations(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
     """Row 12 of TID 1500: how far the algorithm came, what failed and why, and the label."""
     partial = any(image.finding is None for image in request.images)
     value, meaning = {

@@ -53,7 +53,7 @@ def size(header: Dataset, max_size: int) -> tuple[int, int]:
 
 
 def render(
-    image: ImageResult, display: NDArray[np.float32], model: ModelIdentity, settings: config.Report
+    image: ImageResult, display: NDArray[np.float32], model: ModelIdentity, settings: config.ReportSettings
 ) -> NDArray[np.uint8]:
     """The picture: RGB, uint8, shape (rows, columns, 3) as `size` says.
 
@@ -91,7 +91,7 @@ def render(
 
 
 def build(
-    request: ReportRequest, image: ImageResult, display: NDArray[np.float32], settings: config.Report
+    request: ReportRequest, image: ImageResult, display: NDArray[np.float32], settings: config.ReportSettings
 ) -> Dataset:
     """The Secondary Capture of an image, with file meta information, ready to be written (Explicit VR LE).
 

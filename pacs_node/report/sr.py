@@ -13,7 +13,7 @@ from pacs_node.report import content, source, uids, wording
 SERIES_NUMBER = 9901
 
 
-def build(request: ReportRequest, settings: config.Report) -> Dataset:
+def build(request: ReportRequest, settings: config.ReportSettings) -> Dataset:
     """The report of a study, with file meta information, ready to be written in Explicit VR Little Endian.
 
     Comprehensive SR (88.33; 88.34 by setting): TID 1500, or TID 2000 where no image could be analyzed.

@@ -22,7 +22,7 @@ def derive(node: NodeIdentity, role: str, *parts: str) -> UID:
     return UID(f"2.25.{uuid5(UUID(node.namespace), name).int}")
 
 
-def settings_key(model: ModelIdentity, settings: config.Report) -> str:
+def settings_key(model: ModelIdentity, settings: config.ReportSettings) -> str:
     """What, beside the images and the weights, decides what the results say: a hash in hexadecimal."""
     said = [model.id, model.name, model.version, model.sha256, repr(model.threshold)]
     said += [model.finding.value, model.finding.scheme_designator, model.finding.meaning]
@@ -32,7 +32,7 @@ def settings_key(model: ModelIdentity, settings: config.Report) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def sc(request: ReportRequest, image: ImageResult, settings: config.Report) -> UID:
+def sc(request: ReportRequest, image: ImageResult, settings: config.ReportSettings) -> UID:
     """SOP Instance UID of an image's Secondary Capture: the same in every revision of the study's report,
     unless new objects were asked for."""
     return derive(
@@ -45,18 +45,18 @@ def sc(request: ReportRequest, image: ImageResult, settings: config.Report) -> U
     )
 
 
-def sc_series(request: ReportRequest, settings: config.Report, body_part: str) -> UID:
+def sc_series(request: ReportRequest, settings: config.ReportSettings, body_part: str) -> UID:
     """Series of a study's Secondary Captures: one for each BodyPartExamined, which belongs to the series."""
     key = settings_key(request.model, settings)
     return derive(request.node, "SC series", request.study_instance_uid, key, body_part)
 
 
-def sr(request: ReportRequest, settings: config.Report, outcome: Outcome) -> UID:
+def sr(request: ReportRequest, settings: config.ReportSettings, outcome: Outcome) -> UID:
     """SOP Instance UID of the study's Structured Report in this revision."""
     return derive(request.node, "SR", *_report(request, settings, outcome))
 
 
-def sr_series(request: ReportRequest, settings: config.Report, outcome: Outcome) -> UID:
+def sr_series(request: ReportRequest, settings: config.ReportSettings, outcome: Outcome) -> UID:
     """Series of the study's Structured Report: each revision has its own."""
     return derive(request.node, "SR series", *_report(request, settings, outcome))
 
@@ -74,7 +74,7 @@ def tracking(request: ReportRequest, image: ImageResult, region: int | None = No
     )
 
 
-def _report(request: ReportRequest, settings: config.Report, outcome: Outcome) -> list[str]:
+def _report(request: ReportRequest, settings: config.ReportSettings, outcome: Outcome) -> list[str]:
     keys = sorted(f"{image.instance.sop_instance_uid} {_content(image)}" for image in request.images)
     key = settings_key(request.model, settings)
     return [request.study_instance_uid, *keys, key, outcome.value, str(request.revision)]

@@ -54,7 +54,7 @@ def series_description(request: ReportRequest) -> str:
     return start + head[: LONGEST_LO - len(start + middle + tail)].rstrip(" ,") + middle + tail
 
 
-def summary(request: ReportRequest, settings: config.Report) -> str:
+def summary(request: ReportRequest, settings: config.ReportSettings) -> str:
     """The report in a few sentences: outcome, place, image, each side, failures, what it does not mean."""
     said, failed, total = outcome(request), _failed(request), len(request.images)
     names = dict(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from pacs_node.config import Schedule, Settings
+from pacs_node.config import ScheduleSettings, Settings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, quarantine, roles, worklist
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditEvent
 
-JOBS = tuple(Schedule.model_fields)
+JOBS = tuple(ScheduleSettings.model_fields)
 FAILED_DAYS = 7
 """Studies that failed longer ago are no alarm any more; the worklist still lists them."""
 _VALIDATIONS = ("validation_passed", "validation_too_few", "validation_alarm")

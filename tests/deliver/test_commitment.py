@@ -13,7 +13,7 @@ from pynetdicom.dimse_messages import N_ACTION_RSP
 from pynetdicom.transport import ThreadedAssociationServer
 from support.result_rows import commit_results
 
-from pacs_node.config import Address as Ae
+from pacs_node.config import ApplicationEntity as Ae
 from pacs_node.config import Destination, Node, Peer
 from pacs_node.deliver import commitment, query, sender
 from pacs_node.demo import phantom

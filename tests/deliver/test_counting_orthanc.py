@@ -8,7 +8,7 @@ from pydicom.dataset import FileDataset
 from support.brightness import Brightness
 from support.journal_fixtures import Clock
 
-from pacs_node.config import Destination, Peer, Settings, StudyRules
+from pacs_node.config import Destination, Peer, Settings, StudySettings
 from pacs_node.deliver import counting
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
@@ -51,7 +51,7 @@ def images(orthanc: Orthanc, tmp_path: Path) -> list[FileDataset]:
 
 
 def settings(*destinations: Destination, **peer: object) -> Settings:
-    rules = StudyRules(quiet_seconds=QUIET, expected_count="cfind")
+    rules = StudySettings(quiet_seconds=QUIET, expected_count="cfind")
     peers = (Peer.model_validate({"name": "modality", "ae_title": "XRAY", **peer}),)
     return Settings(study=rules, destinations=destinations, peers=peers)
 

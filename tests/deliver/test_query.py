@@ -13,7 +13,7 @@ from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_MOVE
 from pynetdicom.transport import ThreadedAssociationServer
 
-from pacs_node.config import Address as Ae
+from pacs_node.config import ApplicationEntity as Ae
 from pacs_node.config import Destination
 from pacs_node.deliver import query
 from pacs_node.demo import phantom

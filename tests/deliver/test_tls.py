@@ -12,7 +12,7 @@ import pytest
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from support.certificates import Authority, arguments, destination
 
-from pacs_node.config import Destination, Tls
+from pacs_node.config import Destination, TlsSettings
 from pacs_node.deliver import dimse, stow
 from pacs_node.deliver.echo import echo
 from pacs_node.demo import phantom
@@ -24,12 +24,12 @@ PAST = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.fixture
-def node(authority: Authority) -> Tls:
+def node(authority: Authority) -> TlsSettings:
     return authority.issue("node")
 
 
 @pytest.fixture
-def pacs(authority: Authority) -> Tls:
+def pacs(authority: Authority) -> TlsSettings:
     return authority.issue("pacs")
 
 
@@ -57,8 +57,8 @@ def listening() -> Iterator[Callable[[ssl.SSLContext | None], int]]:
 
 
 def test_results_go_to_dcmtk_over_tls(
-    node: Tls,
-    pacs: Tls,
+    node: TlsSettings,
+    pacs: TlsSettings,
     image: Path,
     tmp_path: Path,
     tool: Callable[[str], Path],
@@ -103,8 +103,8 @@ def test_what_does_not_match_is_told_in_plain_words(
     who: str,
     words: str,
 ) -> None:
-    theirs: Tls | None = authority.issue("theirs")
-    ours: Tls | None = authority.issue("ours")
+    theirs: TlsSettings | None = authority.issue("theirs")
+    ours: TlsSettings | None = authority.issue("ours")
     match who:
         case "PACS plain, we TLS":
             theirs = None
@@ -119,7 +119,7 @@ def test_what_does_not_match_is_told_in_plain_words(
         case "we of a stranger":
             ours = stranger.issue("ours", trusts=authority)
         case "we without certificate":
-            ours = Tls(ca=authority.path)
+            ours = TlsSettings(ca=authority.path)
     port = listening(tls.acceptor(theirs) if theirs else None)
     with pytest.raises(DeliveryError) as told:
         echo(destination(port, ours), "NODE")
@@ -164,8 +164,8 @@ def test_a_destination_that_does_not_know_its_certificates_is_never_asked_withou
 def test_stow_trusts_the_authority_and_shows_our_certificate(
     authority: Authority,
     stranger: Authority,
-    node: Tls,
-    pacs: Tls,
+    node: TlsSettings,
+    pacs: TlsSettings,
     image: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from pacs_node import __version__
-from pacs_node.config import Node
+from pacs_node.config import NodeSettings
 from pacs_node.deliver import dimse, query
 from pacs_node.dicom import event_report, reach
 from pacs_node.receive import admission, scp
@@ -40,8 +40,8 @@ def test_implementation_and_limits() -> None:
         f"{seconds:.0f}"
         for seconds in (scp.REQUEST_SECONDS, scp.STALL_SECONDS, reach.CONNECT_SECONDS, dimse.ANSWER_SECONDS)
     ]
-    assert f"`[node] max_pdu`, {Node().max_pdu:,} bytes" in TEXT
-    assert f"`[node] max_associations`, {Node().max_associations};" in TEXT
+    assert f"`[node] max_pdu`, {NodeSettings().max_pdu:,} bytes" in TEXT
+    assert f"`[node] max_associations`, {NodeSettings().max_associations};" in TEXT
     assert f"at {dimse.SLOWEST // 1000} kB/s" in TEXT
 
 

@@ -13,7 +13,7 @@ from support.fuzz import conversations, data_sets, files, pdus
 from support.fuzz.bench import Bench
 from support.odd_inputs import found
 
-from pacs_node.config import Node
+from pacs_node.config import NodeSettings
 from pacs_node.files import FileStore
 from pacs_node.receive import scp
 from pacs_node.receive.scp import StorageScp
@@ -88,7 +88,7 @@ def test_the_bench_sees_what_stays_without_an_answer(bench: Bench, monkeypatch: 
 def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(scp, "REQUEST_SECONDS", 0.5)
     monkeypatch.setattr(scp, "STALL_SECONDS", 0.5)
-    node = Node.model_validate({"host": "127.0.0.1", "port": 0})
+    node = NodeSettings.model_validate({"host": "127.0.0.1", "port": 0})
     running = StorageScp(node, (), FileStore(tmp_path), 0, lambda spooled, header: None)
     running.start()
     yield running.port

@@ -10,7 +10,7 @@ import pytest
 from support.journal_fixtures import Clock
 
 from pacs_node import config
-from pacs_node.config import Schedule, Settings, Validation
+from pacs_node.config import ScheduleSettings, Settings, ValidationSettings
 from pacs_node.errors import ConfigError
 from pacs_node.journal import audit, roles
 from pacs_node.journal.database import Database, open_database
@@ -25,7 +25,7 @@ def make(database: Database, job: Callable[[], object], cron: str = "0 5 * * *")
     def work() -> dict[str, object]:
         return {"did": job()}
 
-    return Calendar(database, Schedule(validation=cron), {"validation": work})
+    return Calendar(database, ScheduleSettings(validation=cron), {"validation": work})
 
 
 def due_now(calendar: Calendar) -> None:
@@ -34,7 +34,7 @@ def due_now(calendar: Calendar) -> None:
 
 
 def test_a_job_that_is_due_is_done_and_audited(database: Database, wait_until: WaitUntil) -> None:
-    with make(database, lambda: validation.run(database, Validation()).verdict) as calendar:
+    with make(database, lambda: validation.run(database, ValidationSettings()).verdict) as calendar:
         assert validation.last(database) is None
         due_now(calendar)
         wait_until(lambda: housekeeping.last(database, "validation"))
@@ -123,9 +123,9 @@ def test_a_schedule_without_five_plain_fields_is_refused(tmp_path: Path, cron: s
 
 def test_a_time_that_is_none_is_refused_and_an_empty_one_is_never() -> None:
     with pytest.raises(ConfigError, match=r"schedule\.validation: '61 5"):
-        trigger("validation", Schedule(validation="61 5 * * *").validation)
-    assert trigger("validation", Schedule(validation="").validation) is None
-    weekdays = trigger("validation", Schedule(validation="*/5 5 * * mon-fri").validation)
+        trigger("validation", ScheduleSettings(validation="61 5 * * *").validation)
+    assert trigger("validation", ScheduleSettings(validation="").validation) is None
+    weekdays = trigger("validation", ScheduleSettings(validation="*/5 5 * * mon-fri").validation)
     assert weekdays is not None
     saturday = datetime(2026, 3, 7, tzinfo=UTC)
     assert weekdays.get_next_fire_time(None, saturday).strftime("%a %H:%M") == "Mon 05:00"
@@ -149,7 +149,7 @@ def test_the_role_says_that_it_is_ready_and_leaves_nothing_behind(
 
 
 def test_the_details_of_a_validation_are_json(database: Database) -> None:
-    validation.run(database, Validation())
+    validation.run(database, ValidationSettings())
     event = validation.last(database)
     assert event is not None
     assert json.loads(json.dumps(event.details))["verdict"] == "too_few"

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from support.journal_fixtures import Clock
 from support.journal_steps import Steps
 
-from pacs_node.config import Destination, Settings, Storage, Validation
+from pacs_node.config import Destination, Settings, StorageSettings, ValidationSettings
 from pacs_node.files import FileStore
 from pacs_node.journal import commitments, deliveries, feedback, instances, intake, roles
 from pacs_node.journal.database import Database
@@ -42,7 +42,7 @@ def files(tmp_path: Path) -> FileStore:
 @pytest.fixture
 def metrics(database: Database, files: FileStore) -> Metrics:
     pacs = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
-    settings = Settings(destinations=(pacs,), storage=Storage(path=files.root, min_free_gb=0.5))
+    settings = Settings(destinations=(pacs,), storage=StorageSettings(path=files.root, min_free_gb=0.5))
     return Metrics(settings, database, files)
 
 
@@ -195,7 +195,7 @@ def test_jobs_and_the_last_validation(
     assert set(feedback.add(database, labels)) == {feedback.Receipt.ADDED}
     clock.now += 60
     housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {"pacs": "no answer"}})
-    validation.run(database, Validation(min_labels=3))
+    validation.run(database, ValidationSettings(min_labels=3))
     found = read()
     assert found["pacsnode_task_last_success_timestamp_seconds backup"] == began
     assert found["pacsnode_destination_up pacs"] == 0

@@ -15,7 +15,7 @@ import pytest
 from support.brightness import Brightness
 from support.journal_fixtures import Clock
 
-from pacs_node.config import Settings, Validation
+from pacs_node.config import Settings, ValidationSettings
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, instances, intake
@@ -77,7 +77,7 @@ def test_sensitivity_and_specificity_have_wilson_intervals_and_limits(database: 
     studies = say([0.9, 0.1] * 15 + [0.1] * 25)
     label(database, studies[:30], Label.POSITIVE)
     label(database, studies[30:], Label.NEGATIVE)
-    found = validation.run(database, Validation())
+    found = validation.run(database, ValidationSettings())
     # n = 30, p = 1/2, z = 1.96: 1/2 -+ z / (n + z^2) * sqrt(n/4 + z^2/4)
     sensitivity = check(found, "sensitivity", "studies")
     assert (sensitivity.n, sensitivity.value, sensitivity.verdict) == (30, 0.5, Verdict.ALARM)
@@ -90,7 +90,7 @@ def test_sensitivity_and_specificity_have_wilson_intervals_and_limits(database: 
     assert event.event == "validation_alarm"
     assert event.details["checks"][0]["value"] == 0.5
     # The interval reaches up to 0.6685: a limit below that is not broken beyond doubt.
-    assert validation.run(database, Validation(min_sensitivity=0.66)).verdict == Verdict.PASSED
+    assert validation.run(database, ValidationSettings(min_sensitivity=0.66)).verdict == Verdict.PASSED
     assert [e.event for e in audit.events(database)][-1] == "validation_passed"
 
 
@@ -100,7 +100,7 @@ def test_images_and_studies_and_models_are_kept_apart(
     label(database, say([0.9] * 3), Label.POSITIVE)
     label(database, say([0.9] * 4), Label.POSITIVE, images=True)
     label(database, say([0.9] * 5, of=replace(model, id="other", threshold=0.4)), Label.POSITIVE)
-    found = validation.run(database, Validation())
+    found = validation.run(database, ValidationSettings())
     counted = {(one.model, one.where): one.n for one in found.checks if one.what == "sensitivity"}
     assert counted == {("test-model", "studies"): 3, ("test-model", "images"): 4, ("other", "studies"): 5}
 
@@ -112,11 +112,11 @@ def test_what_cannot_be_judged_is_called_too_few(
     label(database, say([0.1] * 2), Label.UNCERTAIN)
     intake.register(database, [arrival("9.1", "x", study_instance_uid="9")], 0)
     label(database, ["9"], Label.POSITIVE)
-    found = validation.run(database, Validation())
+    found = validation.run(database, ValidationSettings())
     assert (found.verdict, found.compared, found.uncertain, found.unanswered) == ("too_few", 19, 2, 1)
     assert check(found, "sensitivity", "studies").verdict == Verdict.TOO_FEW
     assert check(found, "score", "station A").value is None
-    assert validation.run(database, Validation(min_labels=19)).verdict == Verdict.ALARM
+    assert validation.run(database, ValidationSettings(min_labels=19)).verdict == Verdict.ALARM
 
 
 def test_labels_of_before_the_window_and_corrected_ones_do_not_count(
@@ -128,7 +128,7 @@ def test_labels_of_before_the_window_and_corrected_ones_do_not_count(
     label(database, studies[20:], Label.NEGATIVE)
     clock.now += 1
     label(database, studies[20:], Label.POSITIVE)
-    found = validation.run(database, Validation())
+    found = validation.run(database, ValidationSettings())
     assert (found.compared, found.verdict) == (20, Verdict.PASSED)
 
 
@@ -144,7 +144,7 @@ def test_a_station_that_drifts_raises_an_alarm_and_one_that_does_not_none(
     say(low, station="B", brightness=0.6)
     say(low[:49], station="C")
     say(low, station="D")
-    found = validation.run(database, Validation())
+    found = validation.run(database, ValidationSettings())
     verdicts = {(one.where[-1], one.what): str(one.verdict) for one in found.checks}
     assert verdicts == {
         ("A", "score"): "alarm",
@@ -162,7 +162,7 @@ def test_a_station_that_drifts_raises_an_alarm_and_one_that_does_not_none(
     # 30 of 60 instead of 10 of 70.
     assert check(found, "positive rate", "station A").value == pytest.approx(1 / 2 - 1 / 7)
     assert check(found, "score", "station B").value == 0
-    assert validation.run(database, Validation(max_drift=1)).verdict == Verdict.PASSED
+    assert validation.run(database, ValidationSettings(max_drift=1)).verdict == Verdict.PASSED
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, SecondaryCaptureImageStorage
 
-from pacs_node.config import Accept, Peer, StudyRules
+from pacs_node.config import AcceptSettings, Peer, StudySettings
 from pacs_node.demo import phantom
 from pacs_node.errors import AdmissionError
 from pacs_node.receive import admission
@@ -17,7 +17,7 @@ TODAY = date(2026, 1, 10)
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 
 
-def reason(tmp_path: Path, rules: StudyRules | None = None, **attributes: object) -> str | None:
+def reason(tmp_path: Path, rules: StudySettings | None = None, **attributes: object) -> str | None:
     dataset = phantom.dataset(1, rows=64, columns=64)
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
@@ -25,7 +25,7 @@ def reason(tmp_path: Path, rules: StudyRules | None = None, **attributes: object
     path = tmp_path / "image.dcm"
     dataset.save_as(path, enforce_file_format=True)
     header = admission.read_header(path)
-    return admission.skip_reason(header, rules or StudyRules(), "2.25.42", TODAY)
+    return admission.skip_reason(header, rules or StudySettings(), "2.25.42", TODAY)
 
 
 def species(code: str) -> list[Dataset]:
@@ -39,7 +39,7 @@ def test_a_text_where_the_species_belong_names_no_animal(tmp_path: Path) -> None
     dataset.add_new("PatientSpeciesCodeSequence", "LO", "dog")
     path = tmp_path / "image.dcm"
     dataset.save_as(path, enforce_file_format=True)
-    assert admission.skip_reason(admission.read_header(path), StudyRules(), "", TODAY) is None
+    assert admission.skip_reason(admission.read_header(path), StudySettings(), "", TODAY) is None
 
 
 def test_a_header_that_nobody_thought_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_a_header_that_nobody_thought_of_is_refused(tmp_path: Path, monkeypatch:
     header = admission.read_header(path)
     monkeypatch.setattr(admission, "skip_reason", fail)
     with pytest.raises(AdmissionError, match=r"cannot be examined: KeyError$"):
-        admission.examine(StoredFile("0" * 64, 1, path), header, 0.0, StudyRules(), "", TODAY)
+        admission.examine(StoredFile("0" * 64, 1, path), header, 0.0, StudySettings(), "", TODAY)
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,15 @@ def test_what_is_not_a_diagnostic_xray_is_skipped_with_the_reason(
 
 
 def test_study_age_counts_only_where_it_is_set_and_stated(tmp_path: Path) -> None:
-    rules = StudyRules(max_study_age_days=30)
+    rules = StudySettings(max_study_age_days=30)
     assert reason(tmp_path, rules, StudyDate="20260101") is None
     assert "older than 30 days" in (reason(tmp_path, rules, StudyDate="20251101") or "")
     assert reason(tmp_path, rules, StudyDate="") is None
-    assert reason(tmp_path, StudyRules(), StudyDate="19990101") is None
+    assert reason(tmp_path, StudySettings(), StudyDate="19990101") is None
 
 
 def test_body_parts_are_accepted_by_the_list_or_where_none_is_stated(tmp_path: Path) -> None:
-    rules = StudyRules(accept=Accept(body_parts=("HAND", "WRIST")))
+    rules = StudySettings(accept=AcceptSettings(body_parts=("HAND", "WRIST")))
     assert reason(tmp_path, rules, BodyPartExamined="WRIST") is None
     assert "CHEST" in (reason(tmp_path, rules, BodyPartExamined="CHEST") or "")
     assert reason(tmp_path, rules, BodyPartExamined="") is None

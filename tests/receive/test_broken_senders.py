@@ -12,7 +12,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from support.fuzz import pdus
 
-from pacs_node.config import Node
+from pacs_node.config import NodeSettings
 from pacs_node.demo import phantom
 from pacs_node.dicom import association as connection_bounds
 from pacs_node.files import FileStore
@@ -36,7 +36,7 @@ def start(files: FileStore) -> Iterator[Callable[..., int]]:
     running: list[StorageScp] = []
 
     def begin(**node: object) -> int:
-        settings = Node.model_validate({"host": "127.0.0.1", "port": 0, **node})
+        settings = NodeSettings.model_validate({"host": "127.0.0.1", "port": 0, **node})
         running.append(StorageScp(settings, (), files, 0, lambda spooled, header: None))
         running[-1].start()
         return running[-1].port

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from pacs_node.config import Node, Peer
+from pacs_node.config import NodeSettings, Peer
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.receive.scp import StorageScp
@@ -40,7 +40,7 @@ def start(files: FileStore) -> Iterator[Start]:
     running: list[StorageScp] = []
 
     def begin(peers: tuple[Peer, ...] = (), min_free_gb: float = 0, **node: object) -> StorageScp:
-        settings = Node.model_validate({"host": "127.0.0.1", "port": 0, **node})
+        settings = NodeSettings.model_validate({"host": "127.0.0.1", "port": 0, **node})
         scp = StorageScp(settings, peers, files, min_free_gb, lambda spooled, header: None)
         scp.start()
         running.append(scp)

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from support.certificates import Authority, arguments, destination
 
 from pacs_node import config
-from pacs_node.config import Destination, Node, Tls
+from pacs_node.config import Destination, NodeSettings, TlsSettings
 from pacs_node.deliver import dimse
 from pacs_node.deliver.echo import echo
 from pacs_node.demo import phantom
@@ -37,22 +37,22 @@ def files(tmp_path: Path) -> FileStore:
 
 
 @pytest.fixture
-def node(authority: Authority) -> Tls:
+def node(authority: Authority) -> TlsSettings:
     return authority.issue("node")
 
 
 @pytest.fixture
-def pacs(authority: Authority) -> Tls:
+def pacs(authority: Authority) -> TlsSettings:
     return authority.issue("pacs")
 
 
 @pytest.fixture
-def start(files: FileStore, node: Tls) -> Iterator[Start]:
+def start(files: FileStore, node: TlsSettings) -> Iterator[Start]:
     """Start our SCP with TLS; its port."""
     running: list[StorageScp] = []
 
     def begin(**settings: object) -> int:
-        ours = Node.model_validate({"host": "127.0.0.1", "port": 0, **settings})
+        ours = NodeSettings.model_validate({"host": "127.0.0.1", "port": 0, **settings})
         running.append(StorageScp(ours, (), files, 0, lambda *_: None, secured=tls.acceptor(node)))
         running[-1].start()
         return running[-1].port
@@ -78,14 +78,14 @@ def run(program: Path, *options: object) -> subprocess.CompletedProcess[str]:
 def test_our_own_two_sides_understand_each_other(
     start: Start,
     files: FileStore,
-    node: Tls,
+    node: TlsSettings,
     image: Path,
     version: ssl.TLSVersion,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = tls.requestor
 
-    def of_one_version(credentials: Tls) -> ssl.SSLContext:
+    def of_one_version(credentials: TlsSettings) -> ssl.SSLContext:
         context = made(credentials)
         context.minimum_version = context.maximum_version = version
         return context
@@ -98,7 +98,7 @@ def test_our_own_two_sides_understand_each_other(
 
 
 def test_dcmtk_sends_to_us_with_a_certificate(
-    start: Start, files: FileStore, pacs: Tls, image: Path, tool: Callable[[str], Path]
+    start: Start, files: FileStore, pacs: TlsSettings, image: Path, tool: Callable[[str], Path]
 ) -> None:
     port = start()
     assert run(tool("echoscu"), *arguments(pacs), "127.0.0.1", port).returncode == 0
@@ -124,7 +124,7 @@ def test_who_shows_no_certificate_of_the_authority_stays_out(
     assert files.spooled() == []
 
 
-def test_a_peer_that_says_nothing_holds_up_nobody(start: Start, node: Tls) -> None:
+def test_a_peer_that_says_nothing_holds_up_nobody(start: Start, node: TlsSettings) -> None:
     port = start()
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01"
     with (
@@ -138,9 +138,9 @@ def test_a_peer_that_says_nothing_holds_up_nobody(start: Start, node: Tls) -> No
 
 
 def test_stopping_hangs_up_in_the_middle_of_a_handshake(
-    files: FileStore, node: Tls, wait_until: Callable[..., None]
+    files: FileStore, node: TlsSettings, wait_until: Callable[..., None]
 ) -> None:
-    ours = Node(host="127.0.0.1", port=0)
+    ours = NodeSettings(host="127.0.0.1", port=0)
     scp = StorageScp(ours, (), files, 0, lambda *_: None, secured=tls.acceptor(node))
     scp.start()
     before = threading.active_count()
@@ -161,7 +161,7 @@ def answers(to: Destination) -> bool:
 
 @pytest.mark.parametrize("how", ["close", "HTTP", "half a handshake", "whole handshake"])
 def test_probes_take_no_place_and_leave_nothing_behind(
-    start: Start, node: Tls, wait_until: Callable[..., None], how: str
+    start: Start, node: TlsSettings, wait_until: Callable[..., None], how: str
 ) -> None:
     port = start(max_associations=5)
     threads, handles = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
@@ -193,7 +193,7 @@ def test_why_a_peer_was_refused_stands_in_the_log(
 
 
 def test_the_role_receive_listens_as_the_file_says(
-    node: Tls, tmp_path: Path, wait_until: Callable[..., None]
+    node: TlsSettings, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     """Relative paths are relative to the file; the destination's side is secured by the same section."""
     for key, path in node:
@@ -224,8 +224,8 @@ def test_the_role_receive_listens_as_the_file_says(
 def test_orthanc_in_both_directions(
     start: Start,
     files: FileStore,
-    node: Tls,
-    pacs: Tls,
+    node: TlsSettings,
+    pacs: TlsSettings,
     image: Path,
     tmp_path: Path,
     tool: Callable[[str], Path],

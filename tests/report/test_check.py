@@ -15,7 +15,7 @@ from pacs_node import config
 from pacs_node.errors import CheckError
 from pacs_node.report import check, sc, sr
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 REQUEST = studies.request()
 NEGATIVE = studies.request(studies.image(studies.header(2), 0.12, 2))
 FAILED = studies.request(studies.image(studies.header(1), None))

@@ -11,7 +11,7 @@ from pacs_node import config
 from pacs_node.records import ReportRequest
 from pacs_node.report import sr
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 SHAPES = studies.shapes()
 
 

@@ -14,7 +14,7 @@ from support import validators
 from pacs_node import config
 from pacs_node.report import check, sc, sr
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 FILES = ("dx_image.dcm", "RG1_J2KI.dcm", "RG2_JPLY_fixed.dcm", "RG3_J2KR.dcm", "CR-ModalitySequenceLUT.dcm")
 
 BAD_UID = re.compile(

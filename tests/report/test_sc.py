@@ -16,7 +16,7 @@ from pacs_node.errors import InputError
 from pacs_node.records import HeatMap
 from pacs_node.report import sc
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 
 
 def picture(
@@ -107,7 +107,7 @@ def test_probability_and_outcome_are_burned_in() -> None:
     assert first[corner].max() == 255
     assert (first[corner] != second[corner]).any()
     image = studies.image(source, 0.1)
-    other = sc.render(image, black(source), studies.MODEL, config.Report(label="Another label"))
+    other = sc.render(image, black(source), studies.MODEL, config.ReportSettings(label="Another label"))
     bottom = (slice(920, 1000), slice(0, 400))
     assert (first[bottom] != other[bottom]).any()
 
@@ -116,7 +116,7 @@ def test_a_label_may_have_letters_beyond_ascii() -> None:
     source = studies.header(Rows=1000, Columns=800)
     image, dark = studies.image(source, 0.1), black(source)
     labels = ["für", "f\uffffr", "fßr", "fжr"]
-    made = [sc.render(image, dark, studies.MODEL, config.Report(label=label)) for label in labels]
+    made = [sc.render(image, dark, studies.MODEL, config.ReportSettings(label=label)) for label in labels]
     assert len({picture.tobytes() for picture in made}) == len(labels)
 
 

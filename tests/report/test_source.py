@@ -16,7 +16,7 @@ from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.report import source, sr
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 
 
 def test_normalize_leaves_the_source_alone_and_carries_no_patient_data() -> None:

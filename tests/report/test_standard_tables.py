@@ -16,12 +16,12 @@ SHAPES = studies.shapes()
 @pytest.mark.parametrize("iod", ["comprehensive", "comprehensive3d"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_report_is_as_the_tables_of_the_standard_say(name: str, iod: str) -> None:
-    assert standard_tables.problems(sr.build(SHAPES[name], config.Report(iod=iod))) == []
+    assert standard_tables.problems(sr.build(SHAPES[name], config.ReportSettings(iod=iod))) == []
 
 
 def capture() -> Dataset:
     (image, *_) = SHAPES["positive"].images
-    return sc.build(SHAPES["positive"], image, studies.display(image.source), config.Report())
+    return sc.build(SHAPES["positive"], image, studies.display(image.source), config.ReportSettings())
 
 
 def test_a_capture_is_as_the_tables_of_the_standard_say() -> None:
@@ -46,7 +46,7 @@ def numbers(item: Dataset) -> list[Dataset]:
     ids=["Type 1", "Type 1, empty", "unexpected", "relationship", "value", "two values"],
 )
 def test_what_is_broken_is_seen(change: Callable[[Dataset], object], expected: str) -> None:
-    report = sr.build(SHAPES["positive"], config.Report())
+    report = sr.build(SHAPES["positive"], config.ReportSettings())
     change(report)
     assert any(line.endswith(expected) for line in standard_tables.problems(report))
 

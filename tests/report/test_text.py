@@ -16,7 +16,7 @@ SHAPES = studies.shapes()
 
 def test_a_report_reads_from_the_outcome_down(tmp_path: Path) -> None:
     path = tmp_path / "sr.dcm"
-    sr.build(SHAPES["positive"], config.Report()).save_as(path, enforce_file_format=True)
+    sr.build(SHAPES["positive"], config.ReportSettings()).save_as(path, enforce_file_format=True)
     lines = text.as_text(dcmread(path)).splitlines()
     assert lines[:2] == [
         "AI: Fracture suspected, left wrist, 87 %",
@@ -31,9 +31,9 @@ def test_a_report_reads_from_the_outcome_down(tmp_path: Path) -> None:
 
 
 def test_what_it_replaces_and_what_is_missing_is_said() -> None:
-    amended = text.as_text(sr.build(SHAPES["amended"], config.Report()))
+    amended = text.as_text(sr.build(SHAPES["amended"], config.ReportSettings()))
     assert f"replaces {studies.PREDECESSOR.sop_instance_uid}" in amended.splitlines()
-    failed = text.as_text(sr.build(SHAPES["failed"], config.Report())).splitlines()
+    failed = text.as_text(sr.build(SHAPES["failed"], config.ReportSettings())).splitlines()
     assert "2 of 2 images not analyzed" in failed
     assert "    Impression: Image 1, PA: NOT ANALYZED: the pixel data cannot be decoded" in failed
 

@@ -11,7 +11,7 @@ from pacs_node import config
 from pacs_node.records import Outcome
 from pacs_node.report import sr, uids
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 REQUEST = studies.request()
 IMAGE = REQUEST.images[0]
 
@@ -55,8 +55,8 @@ def test_what_a_report_says_decides_its_uid() -> None:
         (replace(REQUEST, revision=2), SETTINGS, Outcome.POSITIVE),
         (replace(REQUEST, model=replace(model, sha256="cd" * 32)), SETTINGS, Outcome.POSITIVE),
         (replace(REQUEST, model=replace(model, threshold=0.4)), SETTINGS, Outcome.POSITIVE),
-        (REQUEST, config.Report(label="For tests"), Outcome.POSITIVE),
-        (REQUEST, config.Report(iod="comprehensive3d"), Outcome.POSITIVE),
+        (REQUEST, config.ReportSettings(label="For tests"), Outcome.POSITIVE),
+        (REQUEST, config.ReportSettings(iod="comprehensive3d"), Outcome.POSITIVE),
         (replace(REQUEST, images=REQUEST.images[:1]), SETTINGS, Outcome.POSITIVE),
     ]
     made = {uids.sr(*other) for other in others} | {uids.sr(REQUEST, SETTINGS, Outcome.POSITIVE)}

@@ -17,7 +17,7 @@ from pacs_node import config
 from pacs_node.records import ReportRequest
 from pacs_node.report import check, sc, sr
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 SHAPES = studies.shapes()
 LONG = "1.2.826.0.1.3680043.8.498." + "1234567890" * 3 + "12345678"
 
@@ -30,7 +30,7 @@ def _programs(tool: Callable[[str], Path], missing: Callable[[object], NoReturn]
         missing(validators.PIXELMED_JAR)
 
 
-def write(request: ReportRequest, folder: Path, settings: config.Report = SETTINGS) -> list[Path]:
+def write(request: ReportRequest, folder: Path, settings: config.ReportSettings = SETTINGS) -> list[Path]:
     """Build, check and write the report and the captures of a request: the report comes first."""
     objects: list[tuple[str, Dataset]] = [("sr", sr.build(request, settings))]
     for image in request.images:
@@ -50,7 +50,7 @@ def write(request: ReportRequest, folder: Path, settings: config.Report = SETTIN
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("iod", ["comprehensive", "comprehensive3d"])
 def test_every_shape_is_valid(shape: str, iod: str, tmp_path: Path) -> None:
-    report, *captures = write(SHAPES[shape], tmp_path, config.Report(iod=iod))
+    report, *captures = write(SHAPES[shape], tmp_path, config.ReportSettings(iod=iod))
     assert validators.dciodvfy(report) + validators.dsrdump(report) == []
     for capture in captures:
         assert validators.dciodvfy(capture) == []
@@ -68,7 +68,7 @@ def test_every_shape_is_valid(shape: str, iod: str, tmp_path: Path) -> None:
     ],
 )
 def test_pixelmed_accepts_the_templates(shape: str, iod: str, tmp_path: Path) -> None:
-    report, *_ = write(SHAPES[shape], tmp_path, config.Report(iod=iod))
+    report, *_ = write(SHAPES[shape], tmp_path, config.ReportSettings(iod=iod))
     assert validators.pixelmed(report, "-checkcontentitemorder") == []
 
 
@@ -194,7 +194,7 @@ def test_a_label_beyond_the_source_s_character_set_makes_the_objects_utf_8(tmp_p
     procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "1", "SCT", "手関節"
     source = studies.header(1, ProcedureCodeSequence=[procedure], **JAPANESE | PLAIN)
     request = studies.request(studies.image(source, 0.8731))
-    report, _ = write(request, tmp_path, config.Report(label="Nur für Forschung"))
+    report, _ = write(request, tmp_path, config.ReportSettings(label="Nur für Forschung"))
     read = dcmread(report)
     assert read.SpecificCharacterSet == "ISO_IR 192"
     assert str(read.PatientName) == JAPANESE["PatientName"]

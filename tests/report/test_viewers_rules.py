@@ -28,7 +28,7 @@ SHAPES = studies.shapes() | {
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_viewer_shows_what_the_report_says(name: str) -> None:
     request = SHAPES[name]
-    report = sr.build(request, config.Report())
+    report = sr.build(request, config.ReportSettings())
     assert_shown(report, request)
 
 
@@ -47,18 +47,18 @@ def assert_shown(report: Dataset, request: ReportRequest) -> None:
     # The first group is what OHIF jumps to: a region where there is one.
     assert (shapes[0][1] == "POLYLINE") == bool(regions) if shapes else not analyzed
     for lines in (viewer_rules.weasis(report), viewer_rules.stone_text(report)):
-        assert any("AI: " in line and config.Report().label in line for line in lines)
+        assert any("AI: " in line and config.ReportSettings().label in line for line in lines)
         assert any(line.startswith("CAD Processing and Findings Summary: ") for line in lines)
 
 
 def test_a_negative_report_never_reads_as_a_finding() -> None:
-    lines = viewer_rules.weasis(sr.build(SHAPES["two negative views"], config.Report()))
+    lines = viewer_rules.weasis(sr.build(SHAPES["two negative views"], config.ReportSettings()))
     assert "Fracture of bone: Absent" in lines
     assert not [line for line in lines if line.startswith(("Finding: ", "Certainty"))]
 
 
 def test_stone_opens_no_comprehensive_3d() -> None:
-    report = sr.build(SHAPES["positive"], config.Report(iod="comprehensive3d"))
+    report = sr.build(SHAPES["positive"], config.ReportSettings(iod="comprehensive3d"))
     with pytest.raises(viewer_rules.ViewerError, match="Stone"):
         viewer_rules.stone(report)
     viewer_rules.ohif(report)
@@ -188,7 +188,7 @@ BROKEN: dict[str, tuple[Callable[[Dataset], object], Callable[[Dataset], None]]]
 @pytest.mark.parametrize("rule", BROKEN)
 def test_what_a_viewer_cannot_show_may_not_leave(rule: str) -> None:
     viewer, breaks = BROKEN[rule]
-    report = deepcopy(sr.build(SHAPES["positive"], config.Report()))
+    report = deepcopy(sr.build(SHAPES["positive"], config.ReportSettings()))
     viewer(report)
     breaks(report)
     with pytest.raises(viewer_rules.ViewerError):
@@ -198,7 +198,7 @@ def test_what_a_viewer_cannot_show_may_not_leave(rule: str) -> None:
 
 
 def test_a_failure_titled_as_a_measurement_report_would_be_a_black_page() -> None:
-    report = sr.build(SHAPES["failed"], config.Report())
+    report = sr.build(SHAPES["failed"], config.ReportSettings())
     report.ConceptNameCodeSequence[0].CodeValue = "126000"
     with pytest.raises(viewer_rules.ViewerError, match="black page"):
         viewer_rules.ohif(report)

@@ -12,7 +12,7 @@ from pacs_node import config
 from pacs_node.records import ImageResult, ReportRequest
 from pacs_node.report import source, wording
 
-SETTINGS = config.Report()
+SETTINGS = config.ReportSettings()
 SHAPES = studies.shapes()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pacs_node.config import Destination, Tls
+from pacs_node.config import Destination, TlsSettings
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Authority:
 
     def issue(
         self, name: str, *hosts: str, ends: datetime | None = None, trusts: Authority | None = None
-    ) -> Tls:
+    ) -> TlsSettings:
         """A certificate for hosts (this machine), as settings that trust this authority or another one."""
         made = self._authority.issue_cert(*(hosts or ("127.0.0.1", "localhost")), not_after=ends)
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
@@ -34,7 +34,7 @@ class Authority:
         for blob in made.cert_chain_pems:
             blob.write_to_path(certificate, append=True)
         made.private_key_pem.write_to_path(key)
-        return Tls(certificate=certificate, key=key, ca=(trusts or self).path)
+        return TlsSettings(certificate=certificate, key=key, ca=(trusts or self).path)
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +49,12 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("stranger"))
 
 
-def destination(port: int, credentials: Tls | None, host: str = "127.0.0.1") -> Destination:
+def destination(port: int, credentials: TlsSettings | None, host: str = "127.0.0.1") -> Destination:
     """The AE title PACS at a port of this machine, over TLS or, without credentials, in plain."""
     made = Destination(name="pacs", ae_title="PACS", host=host, port=port, tls=credentials is not None)
-    return made.secured_by(credentials or Tls())
+    return made.secured_by(credentials or TlsSettings())
 
 
-def arguments(credentials: Tls) -> list[str]:
+def arguments(credentials: TlsSettings) -> list[str]:
     """dcmtk's options for a certificate of one's own."""
     return ["+tls", str(credentials.key), str(credentials.certificate), "+cf", str(credentials.ca)]

@@ -83,7 +83,7 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
         for a in analyses
     ]
     done.request = studies.request(*in_order(images), model=classifier.identity)
-    made = pipeline.report_study(done.request, files, config.Report(iod=iod))
+    made = pipeline.report_study(done.request, files, config.ReportSettings(iod=iod))
     for result in made.results:
         number = "" if result.source_instance_id is None else str(result.source_instance_id)
         done.results[result.role + number] = files.path(result.sha256)
@@ -91,7 +91,7 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
     return done
 
 
-def _admit(content: bytes, number: int, files: FileStore, rules: config.StudyRules) -> Instance | str:
+def _admit(content: bytes, number: int, files: FileStore, rules: config.StudySettings) -> Instance | str:
     """An instance to be analyzed, or what else is to be done with the file."""
     try:
         spooled, header = files.spool([content], admission.read_header)

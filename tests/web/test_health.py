@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
-from pacs_node.config import Settings, Storage
+from pacs_node.config import Settings, StorageSettings
 from pacs_node.files import FileStore
 from pacs_node.journal import roles
 from pacs_node.journal.database import Database, open_database
@@ -33,7 +33,7 @@ def database(journal_url: str) -> Iterator[Database]:
 @pytest.fixture
 def app(database: Database, tmp_path: Path) -> Starlette:
     app = Starlette(routes=health.routes)
-    settings = Settings(storage=Storage(path=tmp_path / "storage", min_free_gb=0))
+    settings = Settings(storage=StorageSettings(path=tmp_path / "storage", min_free_gb=0))
     app.state.settings, app.state.database = settings, database
     app.state.files = FileStore(settings.storage.path)
     return app

@@ -13,7 +13,7 @@ from support.journal_fixtures import Clock
 from support.journal_steps import Steps
 from support.web.people import Door, door
 
-from pacs_node.config import Destination, Model, Schedule, Storage
+from pacs_node.config import Destination, ModelSettings, ScheduleSettings, StorageSettings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, feedback, intake, roles
 from pacs_node.journal.database import Database
@@ -157,7 +157,7 @@ def test_alarms_come_and_go(
         "2 results for a destination that is no longer configured",
         "2 results refused for good, or given up",
     ]
-    full = node.settings.model_copy(update={"storage": Storage(min_free_gb=1e9)})
+    full = node.settings.model_copy(update={"storage": StorageSettings(min_free_gb=1e9)})
     disk = Alarms(full, database, FileStore(tmp_path / "storage")).now()
     assert any("The disk is full" in one.text for one in disk)
 
@@ -207,7 +207,7 @@ def test_the_system_page_tells_when_jobs_are_due_and_what_came_of_them(
     housekeeping.run(database, "disk", lambda: {"free_gb": 12.3456, "low": False})
     roles.beat(database, RunningRole("worker", "gpu-box", 7, "m", ready=True, stats={"gpu_memory_gb": 3.25}))
     text = node.enter("viewer").get("/system").text
-    assert Schedule().disk in text
+    assert ScheduleSettings().disk in text
     assert "free_gb 12.3" in text
     assert "gpu memory gb 3.25" in text
     assert "not installed" not in text
@@ -219,7 +219,7 @@ def test_the_system_page_tells_when_jobs_are_due_and_what_came_of_them(
 def package(tmp_path: Path) -> Path:
     """A copy of the shipped package whose card tries to smuggle something in."""
     folder = tmp_path / "package"
-    shutil.copytree(Model().path, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(ModelSettings().path, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     card = folder / "CARD.md"
     evil = "\n<script>alert(1)</script> <img src=x onerror=alert(2)> [a](javascript:alert(3)) ![x](http://evil/x)\n"
     evil += "[b](model.toml) [c](https://example.org) ![d](../../users.toml)\n"
@@ -230,7 +230,7 @@ def package(tmp_path: Path) -> Path:
 def test_the_model_page_shows_the_card_and_nothing_else_of_the_folder(
     database: Database, tmp_path: Path, users: Path, package: Path, clock: Clock
 ) -> None:
-    with door(database, tmp_path / "storage", users, model=Model(path=package)) as node:
+    with door(database, tmp_path / "storage", users, model=ModelSettings(path=package)) as node:
         client = node.enter("viewer")
         text = client.get("/model").text
         assert "Fracture SqueezeNet 2.1.0" in text

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from support.web.people import Door, door
 from support.web.site import Site, password
 
-from pacs_node.config import Tls, load
+from pacs_node.config import TlsSettings, load
 from pacs_node.journal import roles, sessions
 from pacs_node.journal.database import Database, open_database
 from pacs_node.roles import supervisor
@@ -104,7 +104,7 @@ def test_https_with_the_certificate_of_the_settings(
     ]
     command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
     subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    tls = {"tls": Tls(certificate=certificate, key=key)}
+    tls = {"tls": TlsSettings(certificate=certificate, key=key)}
     with door(database, tmp_path / "storage", users, https=True, **tls) as node:
         assert node.url.startswith("https://127.0.0.1:")
         trust = ssl.create_default_context(cafile=str(certificate))

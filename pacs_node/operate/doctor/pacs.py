@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from pacs_node.config import Address, Destination, Settings
+from pacs_node.config import ApplicationEntity, Destination, Settings
 from pacs_node.deliver import echo, query, stow
 from pacs_node.dicom import reach
 from pacs_node.dicom.event_report import PUSH_MODEL
@@ -45,7 +45,7 @@ def destination(settings: Settings, one: Destination) -> Iterator[Check]:
         yield from _tell(settings, one, one.address)
 
 
-def _dimse(settings: Settings, one: Destination, address: Address) -> Iterator[Check]:
+def _dimse(settings: Settings, one: Destination, address: ApplicationEntity) -> Iterator[Check]:
     what, ours = f"{one.name}: C-ECHO", settings.node.ae_title
     sr = Comprehensive3DSRStorage if settings.report.iod == "comprehensive3d" else ComprehensiveSRStorage
     captures = [SecondaryCaptureImageStorage] if settings.report.secondary_capture else []
@@ -86,7 +86,7 @@ def _query(settings: Settings, one: Destination) -> Iterator[Check]:
         yield Check(what, State.OK, "it answers; `reconcile --fix` also needs it to know us for C-MOVE")
 
 
-def _commitment(settings: Settings, one: Destination, address: Address) -> Iterator[Check]:
+def _commitment(settings: Settings, one: Destination, address: ApplicationEntity) -> Iterator[Check]:
     what = f"{one.name}: commitment"
     ours = settings.node.ae_title
     try:
@@ -123,7 +123,7 @@ def _stow(one: Destination) -> Iterator[Check]:
     yield Check(what, state, told, "" if state == State.OK else "set both clocks by NTP; see `own clock`")
 
 
-def _tell(settings: Settings, one: Destination, address: Address) -> Iterator[Check]:
+def _tell(settings: Settings, one: Destination, address: ApplicationEntity) -> Iterator[Check]:
     """What to type on the other side, and whether it may then send to us."""
     node, what = settings.node, f"{one.name}: its side"
     try:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileDataset
 
-from pacs_node.config import StudyRules
+from pacs_node.config import StudySettings
 from pacs_node.demo import phantom
 
 ROWS, COLUMNS = 192, 160
@@ -53,7 +53,7 @@ class Case:
     """What the report as text, or the SeriesDescription, must contain."""
     invalid: tuple[str, ...] = ()
     """Keywords of attributes whose values are not valid: repeated where they identify, else left out."""
-    rules: StudyRules = field(default_factory=StudyRules)
+    rules: StudySettings = field(default_factory=StudySettings)
 
     def contents(self) -> list[bytes]:
         """The bytes of its files."""

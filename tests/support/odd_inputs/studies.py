@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pydicom.dataset import FileDataset
 
-from pacs_node.config import Accept, StudyRules
+from pacs_node.config import AcceptSettings, StudySettings
 from support.odd_inputs.corpus import Case, sequence, xray
 from support.report_studies import NODE
 
@@ -17,7 +17,7 @@ BREED = (
     "ResponsiblePerson",
 )
 BREED += ("ResponsibleOrganization", "PatientSexNeutered")
-BONES = StudyRules(accept=Accept(body_parts=("HAND", "WRIST")))
+BONES = StudySettings(accept=AcceptSettings(body_parts=("HAND", "WRIST")))
 
 
 def side(**attributes: object) -> Callable[[], FileDataset]:
@@ -198,7 +198,7 @@ CASES = {
             "study.max_study_age_days",
             lambda: xray(StudyDate="20200101"),
             "skipped: study is older than 30 days",
-            rules=StudyRules(max_study_age_days=30),
+            rules=StudySettings(max_study_age_days=30),
         ),
     ],
 }

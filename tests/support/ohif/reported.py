@@ -147,7 +147,7 @@ def _report(
         images=tuple(images),
         predecessor=predecessor,
     )
-    made = pipeline.report_study(request, files, config.Report())
+    made = pipeline.report_study(request, files, config.ReportSettings())
     stored = [dcmread(files.path(result.sha256)) for result in made.results]
     return Reported(
         sources,

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 from starlette.applications import Starlette
 
-from pacs_node.config import Settings, Storage, Web
+from pacs_node.config import Settings, StorageSettings, WebSettings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit
 from pacs_node.journal.database import Database
@@ -67,8 +67,8 @@ def door(
     database: Database, folder: Path, users: Path, https: bool = False, **changes: Any
 ) -> Iterator[Door]:
     """Serve the application with these settings; a trusted proxy stands at PROXY."""
-    web = Web(port=0, tls=https, users=users, trusted_proxies=(f"{PROXY}/32",))
-    settings = Settings(storage=Storage(path=folder, min_free_gb=0), web=web, **changes)
+    web = WebSettings(port=0, tls=https, users=users, trusted_proxies=(f"{PROXY}/32",))
+    settings = Settings(storage=StorageSettings(path=folder, min_free_gb=0), web=web, **changes)
     services = app.Services(display=lambda _: np.zeros((2, 2), np.float32), try_out=lambda _files, _out: "")
     stop, ready, address = threading.Event(), threading.Event(), []
     made = app.create(settings, database, FileStore(folder), services, stop)

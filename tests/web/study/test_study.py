@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, Bench, study
 
-from pacs_node.config import Validation
+from pacs_node.config import ValidationSettings
 from pacs_node.journal import feedback, views
 from pacs_node.operate import validation
 from pacs_node.records import DeliveryState
@@ -314,7 +314,7 @@ def test_a_correction_is_one_more_and_validation_counts_the_newest(bench: Bench,
     assert [one.label for one in feedback.every(bench.database)] == ["positive", "negative", "positive"]
     page = client.get(f"/studies/{uid}/parts/labels").text
     assert page.count("radiologist,") == 3
-    found = validation.run(bench.database, Validation(min_labels=1))
+    found = validation.run(bench.database, ValidationSettings(min_labels=1))
     assert [(one.what, one.where, one.n, one.value) for one in found.checks if one.n][:1] == [
         ("sensitivity", "studies", 1, 1.0)
     ]

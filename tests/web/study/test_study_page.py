@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 from support.web.bench import BOX, COLUMNS, PATIENT, ROWS, Bench
 
-from pacs_node.config import Validation
+from pacs_node.config import ValidationSettings
 from pacs_node.journal import feedback, studies
 from pacs_node.operate import validation
 from pacs_node.web.users import Role
@@ -306,7 +306,7 @@ def test_a_radiologist_disagrees_and_marks_the_place(bench: Bench, uid: str, ope
     below = rows > 195 * scale
     assert abs((columns[below].min() - left) / scale - 100) < 4
     assert abs(rows.max() / scale - 310) < 4
-    assert validation.run(bench.database, Validation(min_labels=1)).compared == 1
+    assert validation.run(bench.database, ValidationSettings(min_labels=1)).compared == 1
     (event,) = bench.events("feedback")
     assert event.details["who"] == "radiologist"
     # Agreeing is one more.
