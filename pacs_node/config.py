@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -22,12 +21,12 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
-    ValidationError,
     field_serializer,
     field_validator,
     model_validator,
 )
 
+from pacs_node import toml
 from pacs_node.errors import ConfigError
 from pacs_node.records import Outcome
 
@@ -406,22 +405,9 @@ def load(path: Path | None) -> Settings:
 
     Raises ConfigError naming the file, the key, what is wrong and what would be right.
     """
-    where = str(path) if path else "the environment"
-    data: dict[str, Any] = {}
-    if path is not None:
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; `pacs-node config init` writes one") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    data = toml.read(path, if_missing="`pacs-node config init` writes one") if path else {}
     _overlay(data, dict(os.environ))
-    try:
-        settings = Settings.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+    settings = toml.validated(Settings, data, path or "the environment")
     base = (path.parent if path else Path()).resolve()
     storage = settings.storage.model_copy(update={"path": base / settings.storage.path})
     model = settings.model.model_copy(update={"path": _model_path(base, settings.model.path)})
@@ -439,33 +425,12 @@ def _overlay(data: dict[str, Any], environment: dict[str, str]) -> None:
         if not variable.startswith(ENV_PREFIX):
             continue
         *sections, key = variable.removeprefix(ENV_PREFIX).lower().split("__")
-        try:
-            value = tomllib.loads(f"value = {environment[variable]}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = environment[variable]
         target = data
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"{variable}: {section} is a list; it can be set in the file only")
-        target[key] = value
-
-
-def _explain(problem: Any) -> str:
-    """One line for one of pydantic's problems: the key, what is wrong, what would be right."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        model: Any = Settings
-        for part in problem["loc"][:-1]:
-            if isinstance(part, str):
-                annotation = model.model_fields[part].annotation
-                model = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
-        return f"{key}: unknown key; known here: {', '.join(model.model_fields)}"
-    # A whole table is not repeated: it may hold a password.
-    shown = problem["type"] != "missing" and not isinstance(problem["input"], dict)
-    given = f" (given: {problem['input']!r})" if shown else ""
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}{given}" if key else message
+        target[key] = toml.parse_value(environment[variable])
 
 
 def _model_path(base: Path, path: Path) -> Path:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydicom.sr.coding import Code
 from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from torch import nn
 
+from pacs_node import toml
 from pacs_node.analyze.architectures import ARCHITECTURES
 from pacs_node.analyze.onnx import OCCLUSION, OnnxNetwork
 from pacs_node.analyze.scope import Guard, Scope
@@ -198,17 +198,8 @@ def _watched(path: Path, networks: tuple[nn.Module | OnnxNetwork, ...], scope: S
 def read_manifest(folder: Path) -> Manifest:
     """`model.toml` of a package, checked against the architectures that it names. Raises ModelError."""
     path = folder / MANIFEST
-    try:
-        manifest = Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a model package has {MANIFEST} and weights") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        problems = [
-            f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
-        ]
-        raise ModelError("\n".join(problems)) from None
+    tables = toml.read(path, ModelError, f"a model package has {MANIFEST} and weights")
+    manifest = toml.validated(Manifest, tables, path, ModelError)
     if manifest.size is not None:
         raise ModelError(f"{path}: size: is for members; the first network's is input.size")
     for member in manifest.networks:
@@ -233,27 +224,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def as_toml(manifest: Manifest) -> str:
-    """`model.toml` of a manifest, without what is as it would be anyway."""
-    plain, tables = [], []
-    for key, value in manifest.model_dump(mode="json", exclude_defaults=True).items():
-        if key == "members":
-            tables += [f"\n[[{key}]]\n{_entries(member)}" for member in value]
-        elif isinstance(value, dict):
-            tables.append(f"\n[{key}]\n{_entries(value)}")
-        else:
-            plain.append(f"{key} = {_value(value)}")
-    return "\n".join([*plain, *tables]) + "\n"
-
-
-def _entries(table: dict[str, Any]) -> str:
-    return "\n".join(f"{key} = {_value(value)}" for key, value in table.items())
-
-
-def _value(value: Any) -> str:
-    """The strings, numbers and lists of JSON are TOML's."""
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_value(entry)}' for key, entry in value.items())} }}"
-    return json.dumps(value, ensure_ascii=False)
+    """`model.toml` of a manifest, without the keys that have their defaults."""
+    return toml.dump(manifest.model_dump(mode="json", exclude_defaults=True))
 
 
 def identity(manifest: Manifest) -> ModelIdentity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
+from pacs_node import toml
 from pacs_node.cli.context import of, print_json, working
 from pacs_node.config import AETitle, NodeSettings, Port, Settings, StorageSettings
 from pacs_node.errors import ConfigError
@@ -231,6 +231,4 @@ def _model_of(field: FieldInfo) -> type[BaseModel]:
 def _toml(value: Any) -> str:
     if value is PydanticUndefined:
         raise TypeError("a key without a default needs an example")
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    return toml.value(value.get_secret_value() if isinstance(value, SecretStr) else value)

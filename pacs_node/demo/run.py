@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.table import Column, Table
 
+from pacs_node import toml
 from pacs_node.config import load
 from pacs_node.demo.images import from_files, phantoms
 from pacs_node.demo.pacs import Address, Pacs, PacsKind, choose
@@ -224,33 +225,17 @@ def _pace(study: dict[str, Any]) -> str:
 
 def _configuration(node: Address, pacs: Address) -> str:
     """The node's config.toml, on loopback, with the PACS as its only peer and destination."""
-    return f"""[node]
-ae_title = "{node.ae_title}"
-host = "{node.host}"
-port = {node.port}
-
-[storage]
-path = "storage"
-min_free_gb = 0.2
-
-[[peers]]
-name = "pacs"
-ae_title = "{pacs.ae_title}"
-host = "{pacs.host}"
-reply_to = ["pacs"]
-
-[[destinations]]
-name = "pacs"
-ae_title = "{pacs.ae_title}"
-host = "{pacs.host}"
-port = {pacs.port}
-
-[study]
-quiet_seconds = {QUIET_SECONDS}
-
-[web]
-enabled = false
-"""
+    peer = {"name": "pacs", "ae_title": pacs.ae_title, "host": pacs.host}
+    return toml.dump(
+        {
+            "node": {"ae_title": node.ae_title, "host": node.host, "port": node.port},
+            "storage": {"path": "storage", "min_free_gb": 0.2},
+            "peers": [{**peer, "reply_to": ["pacs"]}],
+            "destinations": [{**peer, "port": pacs.port}],
+            "study": {"quiet_seconds": QUIET_SECONDS},
+            "web": {"enabled": False},
+        }
+    )
 
 
 def _free_ports(count: int) -> tuple[int, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pacs_node import toml
 from pacs_node.analyze.architectures import ARCHITECTURES
 from pacs_node.analyze.package import Input, Provenance
 from pacs_node.errors import ConfigError
@@ -129,16 +129,7 @@ class Recipe(_Table):
 
 def load(path: Path | None) -> Recipe:
     """A recipe from its TOML file, the default one without. Raises ConfigError naming the key."""
-    if path is None:
-        return Recipe()
-    try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError(
-            "\n".join(f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        ) from None
+    return toml.validated(Recipe, toml.read(path), path) if path else Recipe()
 
 
 def record(run: Path, recipe: Recipe) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from pacs_node import toml
 from pacs_node.config import Settings
+from pacs_node.errors import ConfigError
 from pacs_node.journal import feedback, roles, views
 from pacs_node.journal.database import Database
 from pacs_node.web import card
@@ -49,7 +50,10 @@ def model(request: Request) -> Response:
     database: Database = request.app.state.database
     alarms: Alarms = request.app.state.alarms
     folder = settings.model.path
-    manifest = _read(folder / "model.toml", tomllib.loads)
+    try:
+        manifest = toml.read(folder / "model.toml")
+    except ConfigError:
+        manifest = {}
     measured = _read(folder / "metrics.json", json.loads)
     written = _read(folder / "CARD.md", card.html)
     since = database.clock() - DAYS * 86_400
@@ -57,7 +61,7 @@ def model(request: Request) -> Response:
     workers = [one for one in roles.running(database) if one.role == "worker"]
     context = {
         "manifest": manifest,
-        "threshold": settings.model.threshold or (manifest or {}).get("threshold"),
+        "threshold": settings.model.threshold or manifest.get("threshold"),
         "served": sorted({one.address for one in workers if one.ready}),
         "figures": _figures(measured or {}),
         "card": written,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, lru_cache
@@ -14,8 +12,9 @@ from typing import Annotated
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from pacs_node import toml
 from pacs_node.errors import ConfigError
 
 SHORTEST_PASSWORD = 12
@@ -104,14 +103,11 @@ class Users:
 
     def _write(self, entries: dict[str, _Entry]) -> None:
         _validated(self.path, {"users": {name: entry.model_dump() for name, entry in entries.items()}})
-        lines = ["# Written by `pacs-node users`."]
-        for name, entry in entries.items():
-            lines += ["", f"[users.{json.dumps(name)}]", f'role = "{entry.role}"']
-            lines.append(f"password = {json.dumps(entry.password)}")
+        text = toml.dump({"users": {name: entry.model_dump(mode="json") for name, entry in entries.items()}})
         # Whole or not at all, and never readable by others.
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(f"# Written by `pacs-node users`.\n{text}")
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(self.path)
@@ -119,19 +115,12 @@ class Users:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, _changed: int, _size: int) -> dict[str, _Entry]:
-    try:
-        return _validated(path, tomllib.loads(path.read_text(encoding="utf-8"))).users
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"web.users: {path}: {error}") from None
+    return _validated(path, toml.read(path)).users
 
 
 def _validated(path: Path, data: object) -> _File:
-    try:
-        return _File.model_validate(data)
-    except ValidationError as error:
-        # Without what was given: it may be a hash, or a password that somebody wrote there by mistake.
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigError(f"web.users: {path}: {told}") from None
+    # Without the values: one may be a hash, or a password that was written there by mistake.
+    return toml.validated(_File, data, f"web.users: {path}", show_values=False)
 
 
 @cache
