@@ -61,6 +61,87 @@ class Outcome(StrEnum):
     FAILED = "FAILED"
 
 
+class AuditKind(StrEnum):
+    """The kinds of audit events; their names stand in the log for ever, so none is ever changed."""
+
+    RECEIVED = "received"
+    DUPLICATE_RECEIVED = "duplicate_received"
+    SKIPPED = "skipped"
+    UNREADABLE = "unreadable"
+
+    ANALYZED = "analyzed"
+    FINDING_COPIED = "finding_copied"
+    HEADER_CHANGED = "header_changed"
+    CONTENT_CONFLICT = "content_conflict"
+    ANALYSIS_SKIPPED = "analysis_skipped"
+    ANALYSIS_FAILED = "analysis_failed"
+    ANALYSIS_POSTPONED = "analysis_postponed"
+    ANALYSIS_REOPENED = "analysis_reopened"
+
+    STUDY_COUNTED = "study_counted"
+    STUDY_NOT_COUNTED = "study_not_counted"
+    STUDY_SKIPPED = "study_skipped"
+    STUDY_FAILED = "study_failed"
+    REPORTED = "reported"
+    REPORT_UNCHANGED = "report_unchanged"
+    REPORT_POSTPONED = "report_postponed"
+    REPORT_FAILED = "report_failed"
+    FAILURE_REPORT_SUPPRESSED = "failure_report_suppressed"
+    RETRIED = "retried"
+    REANALYZED = "reanalyzed"
+
+    SENT = "sent"
+    SENT_BY_HAND = "sent_by_hand"
+    DELIVERY_FAILED = "delivery_failed"
+    DELIVERY_STALLED = "delivery_stalled"
+    DELIVERY_QUARANTINED = "delivery_quarantined"
+    DELIVERY_RETRIED = "delivery_retried"
+    DELIVERY_DISCARDED = "delivery_discarded"
+    COMMITMENT_REQUESTED = "commitment_requested"
+    COMMITMENT_POSTPONED = "commitment_postponed"
+    COMMITMENT_FAILED = "commitment_failed"
+    COMMITMENT_ASSUMED_BY_QUERY = "commitment_assumed_by_query"
+    COMMITMENTS_WAIVED = "commitments_waived"
+    COMMITTED = "committed"
+
+    RECONCILED = "reconciled"
+    RESULT_MISSED = "result_missed"
+    IMAGES_REQUESTED = "images_requested"
+
+    FEEDBACK = "feedback"
+    VALIDATION_PASSED = "validation_passed"
+    VALIDATION_TOO_FEW = "validation_too_few"
+    VALIDATION_ALARM = "validation_alarm"
+
+    CALENDAR_VALIDATION = "calendar_validation"
+    CALENDAR_RETENTION = "calendar_retention"
+    CALENDAR_BACKUP = "calendar_backup"
+    CALENDAR_DISK = "calendar_disk"
+    CALENDAR_ECHO = "calendar_echo"
+    CALENDAR_FAILED = "calendar_failed"
+    DISK_LOW = "disk_low"
+    DISK_OK = "disk_ok"
+    DESTINATION_UNREACHABLE = "destination_unreachable"
+    DESTINATION_REACHABLE = "destination_reachable"
+    CLOCK_JUMPED = "clock_jumped"
+    PURGED = "purged"
+    ORPHAN_REGISTERED_AGAIN = "orphan_registered_again"
+    ORPHAN_REMOVED = "orphan_removed"
+
+    LOGGED_IN = "logged_in"
+    LOGGED_OUT = "logged_out"
+    LOGIN_FAILED = "login_failed"
+    USER_CHANGED = "user_changed"
+    STUDY_VIEWED = "study_viewed"
+    PATIENTS_LISTED = "patients_listed"
+    TRIED_OUT = "tried_out"
+
+    @classmethod
+    def of_job(cls, name: str) -> AuditKind:
+        """The kind of event that a job of the calendar leaves when it succeeded."""
+        return cls(f"calendar_{name}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """A stored object: who sent it, where it lies, and what identifies it."""

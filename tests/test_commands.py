@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from pacs_node.cli import app
 from pacs_node.config import load
 from pacs_node.journal.database import open_database
+from pacs_node.records import AuditKind
 
 BREAKING = """
 import os, signal, sys
@@ -262,13 +263,10 @@ def test_migrate_says_from_where_to_where(tmp_path: Path) -> None:
 
 def test_the_audit_log_is_verified_as_json(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/storage/journal.sqlite")
-    with database.write() as connection:
-        from pacs_node.journal import audit
-
-        audit.append(connection, 1.0, "told")
+    database.audit(AuditKind.DISK_LOW)
     assert json.loads(run(tmp_path, "audit", "verify", "--json").stdout) == {"events": 1, "problem": None}
-    with database.write() as connection:
-        connection.exec_driver_sql("UPDATE audit SET event = 'changed'")
+    with database.write() as t:
+        t.connection.exec_driver_sql("UPDATE audit SET event = 'changed'")
     database.close()
     found = run(tmp_path, "audit", "verify", "--json")
     assert found.returncode == 1

@@ -28,6 +28,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     Example: pacs-node status --json
     """
     from pacs_node.journal import audit, quarantine, roles, views
+    from pacs_node.records import AuditKind
 
     database = of(context).database()
     running = roles.running(database)
@@ -36,7 +37,9 @@ def status(context: typer.Context, json: Json = False) -> None:
     missing = roles.missing(running)
     pages = next((role.address for role in running if role.role == "web" and role.ready), None)
     wanted = of(context).settings().web.enabled
-    checked = [event.details if (event := audit.last(database, f"calendar_{job}")) else {} for job in _CHECKS]
+    checked = [
+        event.details if (event := audit.last(database, AuditKind.of_job(job))) else {} for job in _CHECKS
+    ]
     unreachable, disk_low = checked[0].get("unreachable", {}), checked[1].get("low", False)
     if json:
         found = {"ready": not missing, "roles": [asdict(role) for role in running], "web": pages, **counts}

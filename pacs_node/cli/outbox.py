@@ -154,13 +154,12 @@ def send(
 def _audit(database: Database, path: Path, destination: str, outcome: SendOutcome) -> None:
     from pydicom import dcmread
 
-    from pacs_node.journal import audit
+    from pacs_node.records import AuditKind
 
     header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
     uids = (str(header.get("StudyInstanceUID", "")), str(header.get("SOPInstanceUID", "")))
     told = {"destination": destination, "status": outcome.status, "comment": outcome.comment, "who": who()}
-    with database.write() as connection:
-        audit.append_all(connection, database.clock(), [audit.Entry("sent_by_hand", *uids, told)])
+    database.audit(AuditKind.SENT_BY_HAND, *uids, **told)
 
 
 def _status(status: int | None) -> str:

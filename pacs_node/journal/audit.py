@@ -2,87 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import sqlalchemy as sa
 
-from pacs_node.errors import JournalError
+from pacs_node.journal.database import Database
 from pacs_node.journal.schema import AuditHeadRow, AuditRow
-from pacs_node.records import AuditEvent
-
-if TYPE_CHECKING:
-    from pacs_node.journal.database import Database
+from pacs_node.journal.transaction import event_hash
+from pacs_node.records import AuditEvent, AuditKind
 
 FIRST = "0" * 64
-QUEUE = "pacs_node_audit"
-"""The execution option under which a writing connection carries the events of its transaction."""
-
+"""The hash that the first event is chained to."""
 _PAGE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An event that is to be written."""
-
-    event: str
-    study_instance_uid: str | None = None
-    sop_instance_uid: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-Queued = tuple[float, Entry]
-"""When it happened, and what."""
-
-
-def append(
-    connection: sa.Connection,
-    at: float,
-    event: str,
-    study_instance_uid: str | None = None,
-    sop_instance_uid: str | None = None,
-    **details: Any,
-) -> None:
-    """Write one event with the caller's transaction, the one that moves the state."""
-    append_all(connection, at, [Entry(event, study_instance_uid, sop_instance_uid, details)])
-
-
-def append_all(connection: sa.Connection, at: float, entries: Sequence[Entry]) -> None:
-    """Write events in their order with the caller's transaction, of `Database.write`."""
-    connection.get_execution_options()[QUEUE].extend((at, entry) for entry in entries)
-
-
-def flush(connection: sa.Connection, queued: Sequence[Queued]) -> None:
-    """Chain a transaction's events to the log, as the last thing before its commit.
-
-    The head of the log is locked from here on: all writers meet there, so nobody may wait for anything else
-    while holding it. Raises JournalError where the log has no head.
-    """
-    if not queued:
-        return
-    head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash).with_for_update()).one_or_none()
-    if head is None:
-        raise JournalError("the audit log has lost its head (table audit_head): restore a backup")
-    seq, previous = head.seq, head.hash
-    rows = []
-    for at, entry in queued:
-        seq += 1
-        values: dict[str, Any] = {
-            "seq": seq,
-            "at": at,
-            "event": entry.event,
-            "study_instance_uid": entry.study_instance_uid,
-            "sop_instance_uid": entry.sop_instance_uid,
-            "details": json.dumps(entry.details, sort_keys=True, ensure_ascii=False),
-            "prev_hash": previous,
-        }
-        previous = _hash(values)
-        rows.append(values | {"hash": previous})
-    connection.execute(sa.insert(AuditRow), rows)
-    connection.execute(sa.update(AuditHeadRow).values(seq=seq, hash=previous))
 
 
 def events(database: Database, study_instance_uid: str | None = None) -> Iterator[AuditEvent]:
@@ -124,7 +56,7 @@ def newest(database: Database, names: Collection[str], after: int = 0) -> list[A
 
     Of `calendar_failed` the newest of each wording, since it is of one job or another.
     """
-    apart = sa.case((AuditRow.event == "calendar_failed", AuditRow.details), else_="")
+    apart = sa.case((AuditRow.event == AuditKind.CALENDAR_FAILED, AuditRow.details), else_="")
     seqs = (
         sa.select(sa.func.max(AuditRow.seq))
         .where(AuditRow.seq > after, AuditRow.event.in_(names))
@@ -163,7 +95,7 @@ def verify(
                 count += 1
                 if row["seq"] != count:
                     return count, f"event {count} is missing"
-                if row["prev_hash"] != previous or row["hash"] != _hash(values):
+                if row["prev_hash"] != previous or row["hash"] != event_hash(values):
                     return count, f"event {count} was altered"
                 previous = row["hash"]
     if head is None:
@@ -178,8 +110,3 @@ def verify(
 
 def _event(row: sa.RowMapping) -> AuditEvent:
     return AuditEvent(**{**row, "details": json.loads(row["details"])})
-
-
-def _hash(values: dict[str, Any]) -> str:
-    canonical = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -14,10 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
-from pacs_node.journal import audit, queue
+from pacs_node.journal import queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, ResultRow, StudyRow
-from pacs_node.records import CommitmentReport, DeliveryState
+from pacs_node.records import AuditKind, CommitmentReport, DeliveryState
 
 _SENT = DeliveryRow.state == DeliveryState.SENT
 
@@ -81,25 +81,22 @@ def begin(
     with database.read() as connection:
         if connection.execute(waiting.limit(1)).first() is None:
             return None
-    with database.write() as connection:
-        now = database.clock()
-        first = connection.execute(waiting.limit(1)).one_or_none()
+    with database.write() as t:
+        first = t.execute(waiting.limit(1)).one_or_none()
         if first is None:
             return None
         of_study = waiting.where(ResultRow.study_id == first.study_id)
-        ids = connection.execute(queue.locked(of_study, DeliveryRow)).scalars().all()
+        ids = t.execute(queue.locked(of_study, DeliveryRow)).scalars().all()
         if not ids:
             return None
-        connection.execute(
+        t.execute(
             sa.update(DeliveryRow)
             .where(DeliveryRow.id.in_(ids))
-            .values(transaction_uid=transaction_uid, due_at=now + answer_seconds)
+            .values(transaction_uid=transaction_uid, due_at=t.now + answer_seconds)
         )
-        (transaction,) = _transactions(connection, DeliveryRow.transaction_uid == transaction_uid)
-        audit.append(
-            connection,
-            now,
-            "commitment_requested",
+        (transaction,) = _transactions(t.connection, DeliveryRow.transaction_uid == transaction_uid)
+        t.audit(
+            AuditKind.COMMITMENT_REQUESTED,
             transaction.study_instance_uid,
             destination=destination,
             transaction_uid=transaction_uid,
@@ -125,17 +122,17 @@ def is_open(database: Database, transaction_uid: str) -> bool:
 
 def ask_again(database: Database, transaction: Transaction, seconds: float, why: str) -> None:
     """Give a transaction up: its results are due for another one after so many seconds."""
-    with database.write() as connection:
-        now = database.clock()
-        changed = connection.execute(
+    with database.write() as t:
+        changed = t.execute(
             sa.update(DeliveryRow)
             .where(_SENT, DeliveryRow.transaction_uid == transaction.uid)
-            .values(due_at=now + seconds, transaction_uid="")
+            .values(due_at=t.now + seconds, transaction_uid="")
         ).rowcount
         if changed:
             uid = transaction.uid
-            event = (now, "commitment_postponed", transaction.study_instance_uid)
-            audit.append(connection, *event, transaction_uid=uid, why=why)
+            t.audit(
+                AuditKind.COMMITMENT_POSTPONED, transaction.study_instance_uid, transaction_uid=uid, why=why
+            )
 
 
 def settle(
@@ -165,9 +162,8 @@ def settle(
         .order_by(DeliveryRow.id)
         .with_for_update(of=DeliveryRow)
     )
-    with database.write() as connection:
-        now = database.clock()
-        rows = connection.execute(query).all() if report.transaction_uid else []
+    with database.write() as t:
+        rows = t.execute(query).all() if report.transaction_uid else []
         for row in rows:
             uids = (row.study_instance_uid, row.sop_instance_uid)
             told = {"role": row.role, "destination": row.destination}
@@ -175,16 +171,14 @@ def settle(
             update = sa.update(DeliveryRow).where(DeliveryRow.id == row.id)
             kept = (DeliveryState.SENT, DeliveryState.COMMITTED)
             if row.state == DeliveryState.SENT and row.sop_instance_uid in report.committed:
-                connection.execute(update.values(state=DeliveryState.COMMITTED, committed_at=now))
-                event = "commitment_assumed_by_query" if by_query else "committed"
-                audit.append(connection, now, event, *uids, **told)
+                t.execute(update.values(state=DeliveryState.COMMITTED, committed_at=t.now))
+                event = AuditKind.COMMITMENT_ASSUMED_BY_QUERY if by_query else AuditKind.COMMITTED
+                t.audit(event, *uids, **told)
             elif row.state in kept and row.sop_instance_uid in report.failed:
                 again = retry_seconds(row.attempts)
-                connection.execute(
-                    update.values(state=DeliveryState.PENDING, committed_at=None, due_at=now + again)
-                )
+                t.execute(update.values(state=DeliveryState.PENDING, committed_at=None, due_at=t.now + again))
                 why = report.failed[row.sop_instance_uid]
-                audit.append(connection, now, "commitment_failed", *uids, **told, why=why)
+                t.audit(AuditKind.COMMITMENT_FAILED, *uids, **told, why=why)
         return bool(rows)
 
 
@@ -195,11 +189,9 @@ def waive(database: Database, destinations: Collection[str]) -> int:
     with database.read() as connection:
         if connection.execute(sa.select(DeliveryRow.id).where(*others).limit(1)).first() is None:
             return 0
-    with database.write() as connection:
-        waived = connection.execute(
-            sa.update(DeliveryRow).where(*others).values(transaction_uid=None)
-        ).rowcount
-        audit.append(connection, database.clock(), "commitments_waived", results=waived)
+    with database.write() as t:
+        waived = t.execute(sa.update(DeliveryRow).where(*others).values(transaction_uid=None)).rowcount
+        t.audit(AuditKind.COMMITMENTS_WAIVED, results=waived)
         return waived
 
 

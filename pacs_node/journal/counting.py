@@ -9,10 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import InstanceRow, StudyRow
-from pacs_node.records import InstanceState, StudyState
+from pacs_node.records import AuditKind, InstanceState, StudyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def record(
         database,
         study,
         values,
-        "study_counted",
+        AuditKind.STUDY_COUNTED,
         destination=destination,
         expected=expected,
         received=study.images,
@@ -110,23 +109,23 @@ def record(
 
 def record_failure(database: Database, study: Uncounted, why: str) -> bool:
     """Keep that nobody could be asked; the quiet period runs on."""
-    return _record(database, study, {}, "study_not_counted", why=why)
+    return _record(database, study, {}, AuditKind.STUDY_NOT_COUNTED, why=why)
 
 
-def _record(database: Database, study: Uncounted, values: dict[str, Any], event: str, **details: Any) -> bool:
+def _record(
+    database: Database, study: Uncounted, values: dict[str, Any], event: AuditKind, **details: Any
+) -> bool:
     uncounted = sa.and_(
         StudyRow.id == study.id,
         StudyRow.state == StudyState.OPEN,
         StudyRow.revision == study.revision,
         StudyRow.counted_revision.is_distinct_from(study.revision),
     )
-    with database.write() as connection:
+    with database.write() as t:
         update = sa.update(StudyRow).where(uncounted).values(counted_revision=study.revision, **values)
-        if connection.execute(update).rowcount == 0:
+        if t.execute(update).rowcount == 0:
             return False
-        audit.append(
-            connection,
-            database.clock(),
+        t.audit(
             event,
             study.study_instance_uid,
             revision=study.revision,

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs_node.errors import ConfigError, JournalError
-from pacs_node.journal import audit
 from pacs_node.journal.postgresql import DRIVER, Postgresql
 from pacs_node.journal.schema import REVISION, NodeRow
 from pacs_node.journal.sqlite import Sqlite
-from pacs_node.records import NodeIdentity
+from pacs_node.journal.transaction import Transaction
+from pacs_node.records import AuditKind, NodeIdentity
 
 
 def open_database(url: str) -> Database:
@@ -62,14 +62,24 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self) -> Iterator[Transaction]:
         """A transaction that commits, with its audit events, on leaving without an error."""
-        events: list[audit.Queued] = []
-        with self._explained(), self._backend.turn(), self._backend.writer.connect() as connection:
-            connection.execution_options(**{audit.QUEUE: events})
-            with connection.begin():
-                yield connection
-                audit.flush(connection, events)
+        with self._explained(), self._backend.turn(), self._backend.writer.begin() as connection:
+            transaction = Transaction(connection, self.clock())
+            yield transaction
+            transaction.chain_events()
+
+    def audit(
+        self,
+        kind: AuditKind,
+        study_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        /,
+        **details: Any,
+    ) -> None:
+        """Add an event to the audit log that goes with no other change."""
+        with self.write() as t:
+            t.audit(kind, study_instance_uid, sop_instance_uid, **details)
 
     def migrate(self) -> None:
         """Bring the schema to this version, forward only; makes a new journal where there is none.
@@ -79,10 +89,10 @@ class Database:
         """
         if self.is_current:
             return
-        with self.write() as connection:
-            self._backend.before_upgrade(connection)
+        with self.write() as t:
+            self._backend.before_upgrade(t.connection)
             try:
-                _upgrade(connection)
+                _upgrade(t.connection)
             except sa.exc.DatabaseError as error:
                 raise self._error(error) from error
 
@@ -94,9 +104,9 @@ class Database:
             "namespace": str(made),
             "device_uid": f"2.25.{uuid.uuid5(made, 'device').int}",
         }
-        with self.write() as connection:
-            connection.execute(insert_new(connection, NodeRow), ours)
-            row = connection.execute(sa.select(NodeRow.namespace, NodeRow.device_uid)).one()
+        with self.write() as t:
+            t.execute(insert_new(t, NodeRow), ours)
+            row = t.execute(sa.select(NodeRow.namespace, NodeRow.device_uid)).one()
         return NodeIdentity(row.namespace, row.device_uid, ae_title)
 
     def close(self) -> None:
@@ -129,9 +139,9 @@ class Database:
         return JournalError("; ".join([f"database {self.name}: {told}", *advice[:1]]))
 
 
-def insert_new(connection: sa.Connection, row: Any) -> sqlite.Insert | postgresql.Insert:
+def insert_new(t: Transaction, row: Any) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that leaves alone what is there already, or what another process inserts at this moment."""
-    if connection.dialect.name == "postgresql":
+    if t.connection.dialect.name == "postgresql":
         return postgresql.insert(row).on_conflict_do_nothing()
     return sqlite.insert(row).on_conflict_do_nothing()
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit, queue
+from pacs_node.journal import queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import (
     AuditRow,
@@ -16,7 +16,9 @@ from pacs_node.journal.schema import (
     ResultRow,
     StudyRow,
 )
+from pacs_node.journal.transaction import Transaction
 from pacs_node.records import (
+    AuditKind,
     Delivery,
     DeliveryState,
     Study,
@@ -74,9 +76,9 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> queue.
     with database.read() as connection:
         if connection.execute(oldest).first() is None:
             return None
-    with database.write() as connection:
+    with database.write() as t:
         # The study is locked, so that two processes do not share its results between them.
-        study_id = connection.execute(queue.locked(oldest, StudyRow)).scalar_one_or_none()
+        study_id = t.execute(queue.locked(oldest, StudyRow)).scalar_one_or_none()
         # What is due is told apart here: as a condition, it has SQLite look at all that is due.
         of_study = (
             sa.select(DeliveryRow.id, due.label("is_due"))
@@ -84,11 +86,11 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> queue.
             .where(ResultRow.study_id == study_id)
             .order_by(ResultRow.role, DeliveryRow.id)
         )
-        rows = connection.execute(queue.locked(of_study, DeliveryRow)).all()
+        rows = t.execute(queue.locked(of_study, DeliveryRow)).all()
         ids = [row.id for row in rows if row.is_due][:limit]
         if not ids:
             return None
-        token = queue.lease(connection, DeliveryRow, ids, database.clock())
+        token = queue.lease(t, DeliveryRow, ids)
         query = (
             sa.select(
                 DeliveryRow.id,
@@ -106,9 +108,7 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> queue.
             .where(DeliveryRow.id.in_(ids))
             .order_by(ResultRow.role, DeliveryRow.id)
         )
-        items = tuple(
-            Delivery(destination=destination, **row) for row in connection.execute(query).mappings()
-        )
+        items = tuple(Delivery(destination=destination, **row) for row in t.execute(query).mappings())
         return queue.Claim(token, items)
 
 
@@ -128,7 +128,7 @@ def informed(database: Database, study: Study) -> set[str]:
         return set(connection.execute(query).scalars())
 
 
-def add(connection: sa.Connection, uids: Sequence[str], role: str, destination: str, now: float) -> None:
+def add(t: Transaction, uids: Sequence[str], role: str, destination: str) -> None:
     """Let the results of this role among `uids` that a destination has not got go there.
 
     In the caller's transaction, the one that commits their report.
@@ -140,11 +140,11 @@ def add(connection: sa.Connection, uids: Sequence[str], role: str, destination: 
         .order_by(ResultRow.id)
     )
     rows = [
-        {"result_id": id_, "destination": destination, "state": DeliveryState.PENDING, "due_at": now}
-        for id_ in connection.execute(lacking).scalars()
+        {"result_id": id_, "destination": destination, "state": DeliveryState.PENDING, "due_at": t.now}
+        for id_ in t.execute(lacking).scalars()
     ]
     if rows:
-        connection.execute(sa.insert(DeliveryRow), rows)
+        t.execute(sa.insert(DeliveryRow), rows)
 
 
 def was_sent(database: Database, delivery: Delivery) -> bool:
@@ -152,7 +152,7 @@ def was_sent(database: Database, delivery: Delivery) -> bool:
     query = sa.select(AuditRow.details).where(
         AuditRow.study_instance_uid == delivery.study_instance_uid,
         AuditRow.sop_instance_uid == delivery.sop_instance_uid,
-        AuditRow.event == "sent",
+        AuditRow.event == AuditKind.SENT,
     )
     with database.read() as connection:
         told = connection.execute(query).scalars()
@@ -179,25 +179,24 @@ def finish_delivery(
     With `commitment`, one that was sent is delivered only once the archive has committed to keep it.
     """
     event = {
-        DeliveryState.PENDING: "delivery_stalled" if is_stalled(delivery.attempts) else "delivery_failed",
-        DeliveryState.SENT: "sent",
-        DeliveryState.QUARANTINED: "delivery_quarantined",
+        DeliveryState.PENDING: AuditKind.DELIVERY_STALLED
+        if is_stalled(delivery.attempts)
+        else AuditKind.DELIVERY_FAILED,
+        DeliveryState.SENT: AuditKind.SENT,
+        DeliveryState.QUARANTINED: AuditKind.DELIVERY_QUARANTINED,
     }[state]
-    with database.write() as connection:
-        now = database.clock()
+    with database.write() as t:
         values: dict[str, Any] = {
             "state": state,
             "last_status": status,
             "last_comment": comment,
-            "due_at": now + retry_after,
+            "due_at": t.now + retry_after,
         }
         if state == DeliveryState.SENT:
-            values |= {"sent_at": now, "transaction_uid": "" if commitment else None}
-        if not queue.finish(connection, DeliveryRow, delivery.id, token, **values):
+            values |= {"sent_at": t.now, "transaction_uid": "" if commitment else None}
+        if not queue.finish(t, DeliveryRow, delivery.id, token, **values):
             return False
-        audit.append(
-            connection,
-            now,
+        t.audit(
             event,
             delivery.study_instance_uid,
             delivery.sop_instance_uid,

@@ -10,13 +10,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import FeedbackRow, FindingRow, InstanceRow, NodeRow, StudyRow
-from pacs_node.records import InstanceState, Point
+from pacs_node.records import AuditKind, InstanceState, Point
+
+_AUDITED = ("digest", "label", "who", "at", "source", "model_id", "model_key", "probability", "positive")
 
 
 class Label(StrEnum):
@@ -73,26 +75,41 @@ def add(database: Database, given: Sequence[Feedback], dry_run: bool = False) ->
 
     What was added before is not added again. A dry run says the same and records nothing.
     """
-    receipts = []
-    rows: dict[str, dict[str, object]] = {}
-    with database.read() if dry_run else database.write() as connection:
-        now = database.clock()
-        known = set(connection.execute(sa.select(FeedbackRow.digest)).scalars())
-        for one in given:
-            study = _study(connection, one)
-            if study is None:
-                receipts.append(Receipt.UNKNOWN)
-                continue
-            label = replace(one, study_instance_uid=study)
-            digest = _digest(label)
-            receipts.append(Receipt.KNOWN if digest in known else Receipt.ADDED)
-            if digest not in known:
-                known.add(digest)
-                rows[digest] = _row(connection, label, now)
-        if rows and not dry_run:
-            connection.execute(sa.insert(FeedbackRow), [{"digest": d, **row} for d, row in rows.items()])
-            audit.append_all(connection, now, [_event(digest, row) for digest, row in rows.items()])
+    if dry_run:
+        with database.read() as connection:
+            return _judge(connection, given, database.clock())[0]
+    with database.write() as t:
+        receipts, rows = _judge(t.connection, given, t.now)
+        if rows:
+            t.execute(sa.insert(FeedbackRow), rows)
+        for row in rows:
+            # Without the comment, which may speak of the patient; the digest vouches for it.
+            t.audit(
+                AuditKind.FEEDBACK,
+                row["study_instance_uid"],
+                row["sop_instance_uid"],
+                **{name: row[name] for name in _AUDITED},
+            )
     return receipts
+
+
+def _judge(
+    connection: sa.Connection, given: Sequence[Feedback], now: float
+) -> tuple[list[Receipt], list[dict[str, Any]]]:
+    receipts, rows = [], []
+    known = set(connection.execute(sa.select(FeedbackRow.digest)).scalars())
+    for one in given:
+        study = _study(connection, one)
+        if study is None:
+            receipts.append(Receipt.UNKNOWN)
+            continue
+        label = replace(one, study_instance_uid=study)
+        digest = _digest(label)
+        receipts.append(Receipt.KNOWN if digest in known else Receipt.ADDED)
+        if digest not in known:
+            known.add(digest)
+            rows.append({"digest": digest, **_row(connection, label, now)})
+    return receipts, rows
 
 
 def current(database: Database, since: float = 0.0) -> list[Recorded]:
@@ -176,7 +193,7 @@ def _study(connection: sa.Connection, one: Feedback) -> str | None:
     return connection.execute(query).scalar_one_or_none()
 
 
-def _row(connection: sa.Connection, one: Feedback, now: float) -> dict[str, object]:
+def _row(connection: sa.Connection, one: Feedback, now: float) -> dict[str, Any]:
     """A label as a row, with what the newest model to speak had said of its study or image."""
     query = (
         sa.select(
@@ -211,14 +228,3 @@ def _row(connection: sa.Connection, one: Feedback, now: float) -> dict[str, obje
         "probability": max((row.probability for row in said), default=None),
         "positive": any(row.positive for row in said) if said else None,
     }
-
-
-def _event(digest: str, row: dict[str, object]) -> audit.Entry:
-    """Without the comment, which may speak of the patient; the digest vouches for it."""
-    told = ("label", "who", "at", "source", "model_id", "model_key", "probability", "positive")
-    return audit.Entry(
-        "feedback",
-        str(row["study_instance_uid"]),
-        None if row["sop_instance_uid"] is None else str(row["sop_instance_uid"]),
-        {"digest": digest} | {name: row[name] for name in told},
-    )

@@ -9,15 +9,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit, queue
+from pacs_node.journal import queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import (
     FindingRow,
     InstanceRow,
     StudyRow,
 )
+from pacs_node.journal.transaction import Transaction
 from pacs_node.records import (
     Analysis,
+    AuditKind,
     Finding,
     HeatMap,
     Instance,
@@ -38,13 +40,13 @@ def claim_instances(database: Database, limit: int) -> queue.Claim[Instance] | N
     with database.read() as connection:
         if connection.execute(query).first() is None:
             return None
-    with database.write() as connection:
-        due = connection.execute(queue.locked(query, InstanceRow)).all()
+    with database.write() as t:
+        due = t.execute(queue.locked(query, InstanceRow)).all()
         if not due:
             return None
         ids = [row.id for row in due if row.attempts == 0] or [due[0].id]
-        token = queue.lease(connection, InstanceRow, ids, database.clock())
-        return queue.Claim(token, tuple(list_instances(connection, InstanceRow.id.in_(ids))))
+        token = queue.lease(t, InstanceRow, ids)
+        return queue.Claim(token, tuple(list_instances(t.connection, InstanceRow.id.in_(ids))))
 
 
 def versions_before(database: Database, instances: Sequence[Instance]) -> dict[int, Instance]:
@@ -81,26 +83,23 @@ def finish_instances(
 ) -> int:
     """Record what came of images, in one transaction; returns for how many of them the lease still held."""
     finished = 0
-    with database.write() as connection:
-        now = database.clock()
-        contents = _contents(connection, [analysis.instance.sop_instance_uid for analysis in analyses])
+    with database.write() as t:
+        contents = _contents(t.connection, [analysis.instance.sop_instance_uid for analysis in analyses])
         for analysis in analyses:
             without = InstanceState.SKIPPED if analysis.skipped else InstanceState.FAILED
             state = InstanceState.ANALYZED if analysis.finding else without
             instance = analysis.instance
-            if not queue.finish(
-                connection, InstanceRow, instance.id, token, state=state, reason=analysis.failure
-            ):
+            if not queue.finish(t, InstanceRow, instance.id, token, state=state, reason=analysis.failure):
                 continue
             finished += 1
             uids = (instance.study_instance_uid, instance.sop_instance_uid)
             if analysis.finding is None:
-                event = "analysis_skipped" if analysis.skipped else "analysis_failed"
+                event = AuditKind.ANALYSIS_SKIPPED if analysis.skipped else AuditKind.ANALYSIS_FAILED
                 scope: dict[str, Any] = {} if analysis.scope is None else {"scope": analysis.scope}
-                audit.append(connection, now, event, *uids, reason=analysis.failure, model=model.id, **scope)
+                t.audit(event, *uids, reason=analysis.failure, model=model.id, **scope)
             else:
-                _compare(connection, now, analysis, contents.setdefault(instance.sop_instance_uid, {}))
-                _keep_finding(connection, now, analysis, model, analysis.finding)
+                _compare(t, analysis, contents.setdefault(instance.sop_instance_uid, {}))
+                _keep_finding(t, analysis, model, analysis.finding)
     return finished
 
 
@@ -117,7 +116,7 @@ def _contents(connection: sa.Connection, sop_instance_uids: Sequence[str]) -> di
     return contents
 
 
-def _compare(connection: sa.Connection, now: float, analysis: Analysis, versions: dict[int, str]) -> None:
+def _compare(t: Transaction, analysis: Analysis, versions: dict[int, str]) -> None:
     """Audit how an image that was analyzed first now differs from the newest other version of it."""
     instance, finding = analysis.instance, analysis.finding
     if finding is None or instance.id in versions:
@@ -126,20 +125,18 @@ def _compare(connection: sa.Connection, now: float, analysis: Analysis, versions
     other = versions[max(versions)] if versions else None
     versions[instance.id] = finding.content_key
     if other == finding.content_key:
-        audit.append(connection, now, "header_changed", *uids, changed=list(analysis.changed))
+        t.audit(AuditKind.HEADER_CHANGED, *uids, changed=list(analysis.changed))
     elif other is not None:
         keys = {"content_key": finding.content_key, "other_content_key": other}
-        audit.append(connection, now, "content_conflict", *uids, **keys, changed=list(analysis.changed))
+        t.audit(AuditKind.CONTENT_CONFLICT, *uids, **keys, changed=list(analysis.changed))
 
 
-def _keep_finding(
-    connection: sa.Connection, now: float, analysis: Analysis, model: ModelIdentity, finding: Finding
-) -> None:
+def _keep_finding(t: Transaction, analysis: Analysis, model: ModelIdentity, finding: Finding) -> None:
     instance = analysis.instance
-    connection.execute(
+    t.execute(
         sa.delete(FindingRow).where(FindingRow.instance_id == instance.id, FindingRow.model_key == model.key)
     )
-    connection.execute(
+    t.execute(
         sa.insert(FindingRow).values(
             instance_id=instance.id,
             model_key=model.key,
@@ -149,16 +146,14 @@ def _keep_finding(
             heat_map=finding.heat_map.to_bytes(),
             regions=json.dumps([[region.polygon, region.score] for region in finding.regions]),
             notes=json.dumps(finding.notes),
-            created_at=now,
+            created_at=t.now,
             model_id=model.id,
             station=finding.station,
             brightness=finding.brightness,
         )
     )
-    audit.append(
-        connection,
-        now,
-        "finding_copied" if analysis.copied else "analyzed",
+    t.audit(
+        AuditKind.FINDING_COPIED if analysis.copied else AuditKind.ANALYZED,
         instance.study_instance_uid,
         instance.sop_instance_uid,
         model=model.id,
@@ -180,15 +175,12 @@ def postpone_instances(
 
     `counts`: as an attempt, and then alone.
     """
-    with database.write() as connection:
-        now = database.clock()
+    with database.write() as t:
         for instance in claim.items:
-            later = {"due_at": now + seconds, "reason": why, "attempts": instance.attempts - (not counts)}
-            if queue.finish(connection, InstanceRow, instance.id, claim.token, **later):
-                audit.append(
-                    connection,
-                    now,
-                    "analysis_postponed",
+            later = {"due_at": t.now + seconds, "reason": why, "attempts": instance.attempts - (not counts)}
+            if queue.finish(t, InstanceRow, instance.id, claim.token, **later):
+                t.audit(
+                    AuditKind.ANALYSIS_POSTPONED,
                     instance.study_instance_uid,
                     instance.sop_instance_uid,
                     why=why,
@@ -197,18 +189,15 @@ def postpone_instances(
 
 def reopen_instances(database: Database, instances: Sequence[Instance], why: str) -> None:
     """Let analyzed images be analyzed again."""
-    with database.write() as connection:
-        now = database.clock()
+    with database.write() as t:
         for instance in instances:
-            connection.execute(
+            t.execute(
                 sa.update(InstanceRow)
                 .where(InstanceRow.id == instance.id)
-                .values(state=InstanceState.RECEIVED, reason=None, due_at=now, attempts=0)
+                .values(state=InstanceState.RECEIVED, reason=None, due_at=t.now, attempts=0)
             )
-            audit.append(
-                connection,
-                now,
-                "analysis_reopened",
+            t.audit(
+                AuditKind.ANALYSIS_REOPENED,
                 instance.study_instance_uid,
                 instance.sop_instance_uid,
                 why=why,

@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database, insert_new
 from pacs_node.journal.schema import InstanceRow, StudyRow
-from pacs_node.records import Arrival, InstanceState, StudyState
+from pacs_node.journal.transaction import Transaction
+from pacs_node.records import Arrival, AuditKind, InstanceState, StudyState
 
 _TOLD = (
     *("sha256", "size", "modality", "calling_ae_title", "called_ae_title", "address"),
@@ -29,46 +29,44 @@ def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: flo
     An image to be analyzed opens its study again and starts the quiet period anew. The same object with the
     same bytes is audited only. A skipped object never opens a closed study: our own results come back.
     """
-    with database.write() as connection:
-        now = database.clock()
-        studies = _studies(connection, arrivals)
+    with database.write() as t:
+        studies = _studies(t, arrivals)
         # Asked while the studies are locked: what others registered before is seen, and nothing comes after.
-        versions = _versions(connection, arrivals)
-        rows, entries = [], []
+        versions = _versions(t, arrivals)
+        rows = []
         for arrival in arrivals:
             known = versions.setdefault(arrival.sop_instance_uid, {})
             if arrival.sha256 in known:
                 if known[arrival.sha256] == arrival.received_at:
                     continue
-                entries.append(_entry("duplicate_received", arrival, _told(arrival)))
+                _audit(t, AuditKind.DUPLICATE_RECEIVED, arrival, _told(arrival))
                 continue
             study = studies[arrival.study_instance_uid]
-            _reopen(study, arrival, now + quiet_seconds)
-            rows.append(_row(arrival, study["id"], now))
+            _reopen(study, arrival, t.now + quiet_seconds)
+            rows.append(_row(arrival, study["id"], t.now))
             others = {"other_versions": sorted(known)} if known else {}
-            entries.append(_entry("received", arrival, _told(arrival) | others))
+            _audit(t, AuditKind.RECEIVED, arrival, _told(arrival) | others)
             if arrival.skip_reason:
-                entries.append(_entry("skipped", arrival, {"reason": arrival.skip_reason}))
+                _audit(t, AuditKind.SKIPPED, arrival, {"reason": arrival.skip_reason})
             known[arrival.sha256] = arrival.received_at
         if rows:
-            connection.execute(sa.insert(InstanceRow), rows)
-            _update(connection, studies.values())
-        audit.append_all(connection, now, entries)
+            t.execute(sa.insert(InstanceRow), rows)
+            _update(t, studies.values())
 
 
-def _versions(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, dict[str, float]]:
+def _versions(t: Transaction, arrivals: Sequence[Arrival]) -> dict[str, dict[str, float]]:
     """What is known of each SOP Instance UID: the digests, and when each was received first."""
     uids = {arrival.sop_instance_uid for arrival in arrivals}
     query = sa.select(InstanceRow.sop_instance_uid, InstanceRow.sha256, InstanceRow.received_at).where(
         InstanceRow.sop_instance_uid.in_(uids)
     )
     versions: dict[str, dict[str, float]] = {}
-    for uid, sha256, received_at in connection.execute(query):
+    for uid, sha256, received_at in t.execute(query):
         versions.setdefault(uid, {})[sha256] = received_at
     return versions
 
 
-def _studies(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str, dict[str, Any]]:
+def _studies(t: Transaction, arrivals: Sequence[Arrival]) -> dict[str, dict[str, Any]]:
     """The arrivals' studies by their UID, locked; those that are new are made.
 
     Everyone takes them in the order of their UIDs, so that no two wait for each other for ever.
@@ -86,7 +84,7 @@ def _studies(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str
         StudyRow.last_received_at,
     )
     query = sa.select(*columns).where(StudyRow.study_instance_uid.in_(uids))
-    known = {row["study_instance_uid"] for row in connection.execute(query).mappings()}
+    known = {row["study_instance_uid"] for row in t.execute(query).mappings()}
     made = [
         {
             "study_instance_uid": uid,
@@ -100,9 +98,9 @@ def _studies(connection: sa.Connection, arrivals: Sequence[Arrival]) -> dict[str
         if uid not in known
     ]
     if made:
-        connection.execute(insert_new(connection, StudyRow), made)
+        t.execute(insert_new(t, StudyRow), made)
     ours = query.order_by(StudyRow.study_instance_uid).with_for_update()
-    return {row["study_instance_uid"]: dict(row) for row in connection.execute(ours).mappings()}
+    return {row["study_instance_uid"]: dict(row) for row in t.execute(ours).mappings()}
 
 
 def _reopen(study: dict[str, Any], arrival: Arrival, due_at: float) -> None:
@@ -113,7 +111,7 @@ def _reopen(study: dict[str, Any], arrival: Arrival, due_at: float) -> None:
         study["due_at"] = due_at
 
 
-def _update(connection: sa.Connection, studies: Iterable[dict[str, Any]]) -> None:
+def _update(t: Transaction, studies: Iterable[dict[str, Any]]) -> None:
     changed = ("state", "reason", "revision", "attempts", "due_at", "last_received_at")
     statement = (
         sa.update(StudyRow)
@@ -121,7 +119,7 @@ def _update(connection: sa.Connection, studies: Iterable[dict[str, Any]]) -> Non
         .values({key: sa.bindparam(f"new_{key}") for key in changed})
     )
     rows = [{"study_id": s["id"], **{f"new_{key}": s[key] for key in changed}} for s in studies]
-    connection.execute(statement, rows)
+    t.execute(statement, rows)
 
 
 def _row(arrival: Arrival, study_id: int, now: float) -> dict[str, Any]:
@@ -135,5 +133,5 @@ def _told(arrival: Arrival) -> dict[str, Any]:
     return {key: values[key] for key in _TOLD}
 
 
-def _entry(event: str, arrival: Arrival, details: dict[str, Any]) -> audit.Entry:
-    return audit.Entry(event, arrival.study_instance_uid, arrival.sop_instance_uid, details)
+def _audit(t: Transaction, kind: AuditKind, arrival: Arrival, details: dict[str, Any]) -> None:
+    t.audit(kind, arrival.study_instance_uid, arrival.sop_instance_uid, **details)

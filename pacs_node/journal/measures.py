@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import AuditRow, DeliveryRow, InstanceRow, ResultRow, StudyRow
-from pacs_node.records import AuditEvent, DeliveryState, InstanceState, StudyState
+from pacs_node.records import AuditEvent, AuditKind, DeliveryState, InstanceState, StudyState
 
 _PAGE = 1000
 
@@ -121,7 +121,12 @@ def _began() -> sa.Case[Any]:
             ResultRow.sop_instance_uid == AuditRow.sop_instance_uid, DeliveryRow.committed_at == AuditRow.at
         )
     )
-    began = {"analyzed": image, "reported": images, "sent": result, "committed": sent}
+    began = {
+        AuditKind.ANALYZED: image,
+        AuditKind.REPORTED: images,
+        AuditKind.SENT: result,
+        AuditKind.COMMITTED: sent,
+    }
     return sa.case(
         {name: query.correlate(AuditRow).scalar_subquery() for name, query in began.items()},
         value=AuditRow.event,

@@ -7,11 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.deliveries import STALLED_ATTEMPTS
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ResultRow, StudyRow
-from pacs_node.records import DeliveryState, InstanceState, StudyState
+from pacs_node.records import AuditKind, DeliveryState, InstanceState, StudyState
 
 _UNDELIVERED = (DeliveryState.PENDING, DeliveryState.QUARANTINED)
 
@@ -75,14 +74,14 @@ def retry(database: Database, destinations: Collection[str], which: str, who: st
     Returns how many. What was attempted stays counted: a duplicate is then known for our own.
     """
     values = {"state": DeliveryState.PENDING}
-    return _change(database, destinations, which, values, "delivery_retried", {"who": who})
+    return _change(database, destinations, which, values, AuditKind.DELIVERY_RETRIED, {"who": who})
 
 
 def discard(database: Database, destinations: Collection[str], which: str, who: str, reason: str) -> int:
     """Give listed deliveries up, chosen as for `retry`; returns how many."""
     values = {"state": DeliveryState.DISCARDED, "last_comment": f"discarded by {who}: {reason}"}
     return _change(
-        database, destinations, which, values, "delivery_discarded", {"who": who, "reason": reason}
+        database, destinations, which, values, AuditKind.DELIVERY_DISCARDED, {"who": who, "reason": reason}
     )
 
 
@@ -97,22 +96,21 @@ def retry_study(
     where no such study is known.
     """
     new = new or reanalyze
-    with database.write() as connection:
-        now = database.clock()
-        study = connection.execute(
+    with database.write() as t:
+        study = t.execute(
             sa.select(StudyRow.id, StudyRow.state, StudyRow.reason, StudyRow.revision)
             .where(StudyRow.study_instance_uid == study_instance_uid)
             .with_for_update()
         ).one_or_none()
         if study is None:
             return False
-        free = {"due_at": now, "lease_token": None, "lease_until": 0.0}
+        free = {"due_at": t.now, "lease_token": None, "lease_until": 0.0}
         again = InstanceRow.state == InstanceState.FAILED
         if reanalyze:
             # What the model skipped was claimed for that; what was skipped as it came in never is.
             asked = sa.and_(InstanceRow.state == InstanceState.SKIPPED, InstanceRow.attempts > 0)
             again = sa.or_(again, InstanceRow.state == InstanceState.ANALYZED, asked)
-        images = connection.execute(
+        images = t.execute(
             sa.update(InstanceRow)
             .where(InstanceRow.study_id == study.id, again)
             .values(state=InstanceState.RECEIVED, reason=None, attempts=0, **free)
@@ -120,27 +118,26 @@ def retry_study(
         if reanalyze:
             # What is there would be taken over for other versions of its image.
             of_study = sa.select(InstanceRow.id).where(InstanceRow.study_id == study.id)
-            connection.execute(sa.delete(FindingRow).where(FindingRow.instance_id.in_(of_study)))
+            t.execute(sa.delete(FindingRow).where(FindingRow.instance_id.in_(of_study)))
         # A study that is reported with a reason was answered with why it was not analyzed.
         said = study.state == StudyState.REPORTED and not study.reason
         if new or images or not (said or study.state == StudyState.SKIPPED):
             revision = study.revision + 1
             renewed = {"renewed_revision": revision} if new else {}
-            connection.execute(
+            t.execute(
                 sa.update(StudyRow)
                 .where(StudyRow.id == study.id)
                 .values(state=StudyState.OPEN, reason=None, attempts=0, revision=revision, **renewed, **free)
             )
         ours = sa.select(ResultRow.id).where(ResultRow.study_id == study.id)
         given_up = {"state": DeliveryState.DISCARDED, "last_comment": f"retry --new by {who}"}
-        deliveries = connection.execute(
+        deliveries = t.execute(
             sa.update(DeliveryRow)
             .where(DeliveryRow.result_id.in_(ours), DeliveryRow.state.in_(_UNDELIVERED))
             .values(**(given_up if new else {"state": DeliveryState.PENDING}), **free)
         ).rowcount
-        event = "reanalyzed" if reanalyze else "retried"
-        told = {"images": images, "deliveries": deliveries, "new": new, "who": who}
-        audit.append_all(connection, now, [audit.Entry(event, study_instance_uid, None, told)])
+        event = AuditKind.REANALYZED if reanalyze else AuditKind.RETRIED
+        t.audit(event, study_instance_uid, images=images, deliveries=deliveries, new=new, who=who)
         return True
 
 
@@ -183,7 +180,7 @@ def _change(
     destinations: Collection[str],
     which: str,
     values: dict[str, Any],
-    event: str,
+    event: AuditKind,
     told: dict[str, Any],
 ) -> int:
     chosen = (
@@ -193,28 +190,18 @@ def _change(
         if which.isdecimal()
         else DeliveryRow.destination == which
     )
-    with database.write() as connection:
-        now = database.clock()
+    with database.write() as t:
         query = _listed(destinations).where(chosen).with_for_update(of=DeliveryRow)
-        found = connection.execute(query).all()
+        found = t.execute(query).all()
         if not found:
             return 0
-        free = {"due_at": now, "lease_token": None, "lease_until": 0.0}
-        connection.execute(
+        free = {"due_at": t.now, "lease_token": None, "lease_until": 0.0}
+        t.execute(
             sa.update(DeliveryRow).where(DeliveryRow.id == sa.bindparam("this")).values(**values, **free),
             [{"this": row.id} for row in found],
         )
-        audit.append_all(
-            connection,
-            now,
-            [
-                audit.Entry(
-                    event,
-                    row.study_instance_uid,
-                    row.sop_instance_uid,
-                    {"destination": row.destination, "role": row.role, "attempts": row.attempts, **told},
-                )
-                for row in found
-            ],
-        )
+        for row in found:
+            uids = (row.study_instance_uid, row.sop_instance_uid)
+            about = {"destination": row.destination, "role": row.role, "attempts": row.attempts}
+            t.audit(event, *uids, **about, **told)
         return len(found)

@@ -12,9 +12,10 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, InstanceRow, Leased, StudyRow
+from pacs_node.journal.transaction import Transaction
+from pacs_node.records import AuditKind
 
 LEASE_SECONDS = 30.0
 """A worker renews its leases long before; after a crash, others take over this much later."""
@@ -50,13 +51,13 @@ def locked(query: sa.Select[*tuple[Any, ...]], row: type[Leased]) -> sa.Select[*
     return query.with_for_update(skip_locked=True, of=row)
 
 
-def lease(connection: sa.Connection, row: Any, ids: Sequence[int], now: float) -> str:
+def lease(t: Transaction, row: Any, ids: Sequence[int]) -> str:
     """Take rows under a new lease; returns its token. The attempt counts from here, also if we crash."""
     token = str(uuid.uuid4())
-    connection.execute(
+    t.execute(
         sa.update(row)
         .where(row.id.in_(ids))
-        .values(lease_token=token, lease_until=now + LEASE_SECONDS, attempts=row.attempts + 1)
+        .values(lease_token=token, lease_until=t.now + LEASE_SECONDS, attempts=row.attempts + 1)
     )
     return token
 
@@ -65,13 +66,13 @@ def renew(database: Database, tokens: Sequence[str]) -> None:
     """Extend the leases that a living process holds."""
     if not tokens:
         return
-    with database.write() as connection:
-        until = database.clock() + LEASE_SECONDS
+    with database.write() as t:
+        until = t.now + LEASE_SECONDS
         for row in QUEUES:
             # Another thread may be finishing some of these rows: to wait for it could be for ever.
             held = locked(sa.select(row.id).where(row.lease_token.in_(tokens)), row)
-            ids = connection.execute(held).scalars().all()
-            connection.execute(sa.update(row).where(row.id.in_(ids)).values(lease_until=until))
+            ids = t.execute(held).scalars().all()
+            t.execute(sa.update(row).where(row.id.in_(ids)).values(lease_until=until))
 
 
 def shift(database: Database, seconds: float) -> int:
@@ -79,21 +80,18 @@ def shift(database: Database, seconds: float) -> int:
 
     Returns how many rows that were.
     """
-    with database.write() as connection:
-        now = database.clock()
+    with database.write() as t:
         shifted = sum(
-            connection.execute(
-                sa.update(row).where(row.due_at > now).values(due_at=row.due_at - seconds)
-            ).rowcount
+            t.execute(sa.update(row).where(row.due_at > t.now).values(due_at=row.due_at - seconds)).rowcount
             for row in QUEUES
         )
-        audit.append(connection, now, "clock_jumped", seconds=-seconds, shifted=shifted)
+        t.audit(AuditKind.CLOCK_JUMPED, seconds=-seconds, shifted=shifted)
     return shifted
 
 
-def finish(connection: sa.Connection, row: Any, id_: int, token: str, **values: Any) -> bool:
+def finish(t: Transaction, row: Any, id_: int, token: str, **values: Any) -> bool:
     """Change a row only while our lease on it holds; no row changed means that the work is discarded."""
-    result = connection.execute(
+    result = t.execute(
         sa.update(row)
         .where(row.id == id_, row.lease_token == token)
         .values(lease_token=None, lease_until=0.0, **values)

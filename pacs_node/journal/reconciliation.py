@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import AuditRow, DeliveryRow, InstanceRow, ResultRow, StudyRow
-from pacs_node.records import DeliveryState
+from pacs_node.records import AuditKind, DeliveryState
 
 _OWED = (DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.COMMITTED)
 
@@ -55,7 +53,7 @@ def received(database: Database, study_instance_uid: str) -> dict[str, set[str]]
 def ever_received(database: Database, study_instance_uid: str) -> set[str]:
     """SOP Instance UIDs of all that was ever received of a study, also of what was deleted since."""
     query = sa.select(AuditRow.sop_instance_uid).where(
-        AuditRow.study_instance_uid == study_instance_uid, AuditRow.event == "received"
+        AuditRow.study_instance_uid == study_instance_uid, AuditRow.event == AuditKind.RECEIVED
     )
     with database.read() as connection:
         return {str(uid) for uid in connection.execute(query).scalars()}
@@ -88,22 +86,19 @@ def send_again(
     database: Database, study_instance_uid: str, destination: str, results: Sequence[Owed], who: str
 ) -> None:
     """Let results be sent at once, the same bytes, to the destination that turned out not to have them."""
-    with database.write() as connection:
-        now = database.clock()
-        connection.execute(
+    with database.write() as t:
+        t.execute(
             sa.update(DeliveryRow)
             .where(
                 DeliveryRow.id.in_([one.id for one in results]),
                 DeliveryRow.state.in_(_OWED),
-                DeliveryRow.lease_until <= now,
+                DeliveryRow.lease_until <= t.now,
             )
-            .values(state=DeliveryState.PENDING, due_at=now, transaction_uid=None, committed_at=None)
+            .values(state=DeliveryState.PENDING, due_at=t.now, transaction_uid=None, committed_at=None)
         )
         for one in results:
-            audit.append(
-                connection,
-                now,
-                "result_missed",
+            t.audit(
+                AuditKind.RESULT_MISSED,
                 study_instance_uid,
                 one.sop_instance_uid,
                 role=one.role,
@@ -111,9 +106,3 @@ def send_again(
                 was=one.state,
                 who=who,
             )
-
-
-def record(database: Database, event: str, study_instance_uid: str | None = None, **details: Any) -> None:
-    """Audit what was asked and what came of it."""
-    with database.write() as connection:
-        audit.append(connection, database.clock(), event, study_instance_uid, **details)

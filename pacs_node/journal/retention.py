@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
-from pacs_node.records import DeliveryState, StudyState
+from pacs_node.records import AuditKind, DeliveryState, StudyState
 
 _DONE = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DISCARDED)
 _CLOSED = (StudyState.REPORTED, StudyState.SKIPPED)
@@ -57,8 +56,8 @@ def purge(database: Database, study_id: int, before: float, committing: Collecti
     delivered since `before`, or a result is not delivered yet; to a destination of `committing`, committed.
     """
     instances, results = (sa.select(row.id).where(row.study_id == study_id) for row in _OBJECTS)
-    with database.write() as connection:
-        study = connection.execute(
+    with database.write() as t:
+        study = t.execute(
             sa.select(StudyRow.study_instance_uid)
             .where(StudyRow.id == study_id, _is_expired(before, committing))
             .with_for_update(of=StudyRow)
@@ -68,29 +67,20 @@ def purge(database: Database, study_id: int, before: float, committing: Collecti
         received, made = (
             [
                 f"{uid} {sha256}"
-                for uid, sha256 in connection.execute(
+                for uid, sha256 in t.execute(
                     sa.select(row.sop_instance_uid, row.sha256).where(row.study_id == study_id)
                 )
             ]
             for row in _OBJECTS
         )
-        connection.execute(sa.delete(FindingRow).where(FindingRow.instance_id.in_(instances)))
-        connection.execute(sa.delete(DeliveryRow).where(DeliveryRow.result_id.in_(results)))
-        connection.execute(sa.delete(ResultRow).where(ResultRow.study_id == study_id))
-        connection.execute(sa.delete(ReportRow).where(ReportRow.study_id == study_id))
-        connection.execute(sa.delete(InstanceRow).where(InstanceRow.study_id == study_id))
-        connection.execute(sa.delete(StudyRow).where(StudyRow.id == study_id))
-        now = database.clock()
-        audit.append(connection, now, "purged", study, instances=sorted(received), results=sorted(made))
+        t.execute(sa.delete(FindingRow).where(FindingRow.instance_id.in_(instances)))
+        t.execute(sa.delete(DeliveryRow).where(DeliveryRow.result_id.in_(results)))
+        t.execute(sa.delete(ResultRow).where(ResultRow.study_id == study_id))
+        t.execute(sa.delete(ReportRow).where(ReportRow.study_id == study_id))
+        t.execute(sa.delete(InstanceRow).where(InstanceRow.study_id == study_id))
+        t.execute(sa.delete(StudyRow).where(StudyRow.id == study_id))
+        t.audit(AuditKind.PURGED, study, instances=sorted(received), results=sorted(made))
         return True
-
-
-def record(database: Database, event: str, sha256s: Collection[str]) -> None:
-    """Audit what was done with files that no row names."""
-    with database.write() as connection:
-        now = database.clock()
-        entries = [audit.Entry(event, details={"sha256": sha256}) for sha256 in sorted(sha256s)]
-        audit.append_all(connection, now, entries)
 
 
 def _is_expired(before: float, committing: Collection[str]) -> sa.ColumnElement[bool]:

@@ -24,17 +24,15 @@ def beat(database: Database, role: RunningRole) -> None:
     ours = (RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid)
     told = {"address": role.address, "ready": role.ready, "stats": json.dumps(role.stats)}
     values = told | {"seen_at": database.clock()}
-    with database.write() as connection:
-        if connection.execute(sa.update(RoleRow).where(*ours).values(values)).rowcount == 0:
-            connection.execute(
-                sa.insert(RoleRow).values(role=role.role, host=role.host, pid=role.pid, **values)
-            )
+    with database.write() as t:
+        if t.execute(sa.update(RoleRow).where(*ours).values(values)).rowcount == 0:
+            t.execute(sa.insert(RoleRow).values(role=role.role, host=role.host, pid=role.pid, **values))
 
 
 def leave(database: Database, role: RunningRole) -> None:
     """Say that a process ends."""
-    with database.write() as connection:
-        connection.execute(
+    with database.write() as t:
+        t.execute(
             sa.delete(RoleRow).where(
                 RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid
             )
@@ -64,21 +62,18 @@ def running(database: Database) -> list[RunningRole]:
 
 def lead(database: Database, name: str, token: str) -> bool:
     """Take or renew the lease on work that only one process of all may do; False while another holds it."""
-    with database.write() as connection:
-        now = database.clock()
-        connection.execute(
-            insert_new(connection, LeaseRow), {"name": name, "token": token, "lease_until": 0.0}
-        )
-        ours = sa.or_(LeaseRow.token == token, ended(LeaseRow.lease_until, now))
-        taken = connection.execute(
+    with database.write() as t:
+        t.execute(insert_new(t, LeaseRow), {"name": name, "token": token, "lease_until": 0.0})
+        ours = sa.or_(LeaseRow.token == token, ended(LeaseRow.lease_until, t.now))
+        taken = t.execute(
             sa.update(LeaseRow)
             .where(LeaseRow.name == name, ours)
-            .values(token=token, lease_until=now + LEASE_SECONDS)
+            .values(token=token, lease_until=t.now + LEASE_SECONDS)
         )
         return taken.rowcount == 1
 
 
 def hand_over(database: Database, name: str, token: str) -> None:
     """Let another process take a lease that was ours at once."""
-    with database.write() as connection:
-        connection.execute(sa.delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.token == token))
+    with database.write() as t:
+        t.execute(sa.delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.token == token))

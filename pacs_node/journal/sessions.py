@@ -7,9 +7,9 @@ import secrets
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import SessionRow
+from pacs_node.records import AuditKind
 
 LONGEST_SECONDS = 12 * 3600.0
 """A session ends then, however busy it is."""
@@ -20,15 +20,14 @@ _TOUCH_SECONDS = 30.0
 def begin(database: Database, who: str, role: str, address: str = "") -> str:
     """Log somebody in; returns the token that their cookie holds. What ran out is removed."""
     token = secrets.token_urlsafe(32)
-    with database.write() as connection:
-        now = database.clock()
-        connection.execute(sa.delete(SessionRow).where(SessionRow.created_at < now - LONGEST_SECONDS))
-        connection.execute(
+    with database.write() as t:
+        t.execute(sa.delete(SessionRow).where(SessionRow.created_at < t.now - LONGEST_SECONDS))
+        t.execute(
             sa.insert(SessionRow).values(
-                token_sha256=_sha256(token), who=who, role=role, created_at=now, seen_at=now
+                token_sha256=_sha256(token), who=who, role=role, created_at=t.now, seen_at=t.now
             )
         )
-        audit.append(connection, now, "logged_in", who=who, role=role, address=address)
+        t.audit(AuditKind.LOGGED_IN, who=who, role=role, address=address)
     return token
 
 
@@ -44,31 +43,25 @@ def of(database: Database, token: str, idle_seconds: float, is_use: bool) -> tup
     if row is None or now > min(row.seen_at + idle_seconds, row.created_at + LONGEST_SECONDS):
         return None
     if is_use and now > row.seen_at + _TOUCH_SECONDS:
-        with database.write() as connection:
-            connection.execute(sa.update(SessionRow).where(ours).values(seen_at=now))
+        with database.write() as t:
+            t.execute(sa.update(SessionRow).where(ours).values(seen_at=t.now))
     return row.who, row.role
 
 
 def end(database: Database, token: str) -> None:
     """Log out whom a token stands for, if anybody."""
     ours = sa.delete(SessionRow).where(SessionRow.token_sha256 == _sha256(token))
-    with database.write() as connection:
-        who = connection.execute(ours.returning(SessionRow.who)).scalar_one_or_none()
+    with database.write() as t:
+        who = t.execute(ours.returning(SessionRow.who)).scalar_one_or_none()
         if who is not None:
-            audit.append(connection, database.clock(), "logged_out", who=who)
+            t.audit(AuditKind.LOGGED_OUT, who=who)
 
 
 def end_all(database: Database, name: str, who: str) -> None:
     """Log somebody out wherever they are: their password or role was changed, or they were removed."""
-    with database.write() as connection:
-        connection.execute(sa.delete(SessionRow).where(SessionRow.who == name))
-        audit.append(connection, database.clock(), "user_changed", name=name, who=who)
-
-
-def record(database: Database, event: str, study: str | None, who: str, **details: object) -> None:
-    """Write down what somebody looked at or tried, with the audit log."""
-    with database.write() as connection:
-        audit.append(connection, database.clock(), event, study, None, who=who, **details)
+    with database.write() as t:
+        t.execute(sa.delete(SessionRow).where(SessionRow.who == name))
+        t.audit(AuditKind.USER_CHANGED, name=name, who=who)
 
 
 def _sha256(token: str) -> str:

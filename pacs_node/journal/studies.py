@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pacs_node.journal import audit, deliveries, queue
+from pacs_node.journal import deliveries, queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.instances import finding_of, list_instances
 from pacs_node.journal.schema import (
@@ -17,7 +17,9 @@ from pacs_node.journal.schema import (
     ResultRow,
     StudyRow,
 )
+from pacs_node.journal.transaction import Transaction
 from pacs_node.records import (
+    AuditKind,
     Finding,
     Instance,
     InstanceState,
@@ -63,14 +65,14 @@ def claim_study(database: Database) -> queue.Claim[Study] | None:
     with database.read() as connection:
         if connection.execute(query).first() is None:
             return None
-    with database.write() as connection:
-        row = connection.execute(queue.locked(query, StudyRow)).one_or_none()
+    with database.write() as t:
+        row = t.execute(queue.locked(query, StudyRow)).one_or_none()
         if row is None:
             return None
         # Asked again now that no image can come in: one may have, after that statement began.
-        if not connection.execute(sa.select(~waiting).where(StudyRow.id == row.id)).scalar_one():
+        if not t.execute(sa.select(~waiting).where(StudyRow.id == row.id)).scalar_one():
             return None
-        token = queue.lease(connection, StudyRow, [row.id], database.clock())
+        token = queue.lease(t, StudyRow, [row.id])
         study = Study(
             id=row.id,
             study_instance_uid=row.study_instance_uid,
@@ -159,11 +161,10 @@ def finish_report(
     already is kept as it is, and goes to those who have not got it. `routes` names the destinations of the
     results by their role.
     """
-    with database.write() as connection:
-        now = database.clock()
-        if not _finish_study(connection, study, token, StudyState.REPORTED, report.reason):
+    with database.write() as t:
+        if not _finish_study(t, study, token, StudyState.REPORTED, report.reason):
             return False
-        report_id = connection.execute(
+        report_id = t.execute(
             sa.insert(ReportRow)
             .values(
                 study_id=study.id,
@@ -177,10 +178,8 @@ def finish_report(
             )
             .returning(ReportRow.id)
         ).scalar_one()
-        audit.append(
-            connection,
-            now,
-            "reported",
+        t.audit(
+            AuditKind.REPORTED,
             study.study_instance_uid,
             revision=report.revision,
             outcome=report.outcome,
@@ -192,25 +191,24 @@ def finish_report(
             mismatches=list(report.mismatches),
         )
         for result in report.results:
-            _add_result(connection, study, report_id, result, now)
+            _add_result(t, study, report_id, result)
         uids = (*(result.sop_instance_uid for result in report.results), *report.kept)
         for role, names in routes.items():
             for name in names:
-                deliveries.add(connection, uids, role, name, now)
+                deliveries.add(t, uids, role, name)
         return True
 
 
 def _add_result(
-    connection: sa.Connection,
+    t: Transaction,
     study: Study,
     report_id: int,
     result: Result,
-    now: float,
 ) -> None:
     known = sa.select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid)
-    if connection.execute(known).first() is not None:
+    if t.execute(known).first() is not None:
         return
-    connection.execute(
+    t.execute(
         sa.insert(ResultRow).values(
             report_id=report_id,
             study_id=study.id,
@@ -221,19 +219,19 @@ def _add_result(
             series_instance_uid=result.series_instance_uid,
             sha256=result.sha256,
             size=result.size,
-            created_at=now,
+            created_at=t.now,
         )
     )
 
 
 def close_study(
-    database: Database, token: str, study: Study, state: StudyState, reason: str | None, event: str
+    database: Database, token: str, study: Study, state: StudyState, reason: str | None, event: AuditKind
 ) -> bool:
     """End a study without a new report; False where an image came in since the claim."""
-    with database.write() as connection:
-        if not _finish_study(connection, study, token, state, reason):
+    with database.write() as t:
+        if not _finish_study(t, study, token, state, reason):
             return False
-        audit.append(connection, database.clock(), event, study.study_instance_uid, reason=reason)
+        t.audit(event, study.study_instance_uid, reason=reason)
         return True
 
 
@@ -242,26 +240,23 @@ def postpone_study(
 ) -> None:
     """Give a study back, to be reported later; `counts`: as an attempt."""
     (study,) = claim.items
-    with database.write() as connection:
-        now = database.clock()
-        later = {"due_at": now + seconds, "reason": why, "attempts": study.attempts - (not counts)}
-        if queue.finish(connection, StudyRow, study.id, claim.token, **later):
-            audit.append(connection, now, "report_postponed", study.study_instance_uid, why=why)
+    with database.write() as t:
+        later = {"due_at": t.now + seconds, "reason": why, "attempts": study.attempts - (not counts)}
+        if queue.finish(t, StudyRow, study.id, claim.token, **later):
+            t.audit(AuditKind.REPORT_POSTPONED, study.study_instance_uid, why=why)
 
 
-def _finish_study(
-    connection: sa.Connection, study: Study, token: str, state: StudyState, reason: str | None
-) -> bool:
+def _finish_study(t: Transaction, study: Study, token: str, state: StudyState, reason: str | None) -> bool:
     # Locked: an image that comes in from here on waits, and then opens the study again.
     revision = sa.select(StudyRow.revision).where(StudyRow.id == study.id).with_for_update()
-    current = connection.execute(revision).scalar_one()
+    current = t.execute(revision).scalar_one()
     if current != study.revision:
-        queue.finish(connection, StudyRow, study.id, token)
+        queue.finish(t, StudyRow, study.id, token)
         return False
-    return queue.finish(connection, StudyRow, study.id, token, state=state, reason=reason)
+    return queue.finish(t, StudyRow, study.id, token, state=state, reason=reason)
 
 
 def release_study(database: Database, token: str, study: Study) -> None:
     """Give a study back as it is: it waits for its images."""
-    with database.write() as connection:
-        queue.finish(connection, StudyRow, study.id, token)
+    with database.write() as t:
+        queue.finish(t, StudyRow, study.id, token)

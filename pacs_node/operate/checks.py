@@ -15,6 +15,7 @@ from pacs_node.files import FileStore
 from pacs_node.journal import audit, queue, roles
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping
+from pacs_node.records import AuditKind
 
 CLOCK_SLACK_SECONDS = 5.0
 
@@ -25,7 +26,8 @@ def disk(database: Database, files: FileStore, min_free_gb: float) -> dict[str, 
     """Alarm as `disk_low` when less than twice `min_free_gb` becomes free, `disk_ok` when that is over."""
     found = {"free_gb": round(files.free_gb(), 3), "low": files.free_gb() < 2 * min_free_gb}
     if found["low"] != housekeeping.last(database, "disk").get("low", False):
-        _alarm(database, bool(found["low"]), "disk_low", "disk_ok", free_gb=found["free_gb"])
+        kind = AuditKind.DISK_LOW if found["low"] else AuditKind.DISK_OK
+        _alarm(database, kind, bool(found["low"]), free_gb=found["free_gb"])
     return found
 
 
@@ -43,9 +45,11 @@ def destinations(database: Database, named: Sequence[Destination], calling_ae_ti
         except DeliveryError as error:
             unreachable[name] = str(error)
         if (name in unreachable) != (name in before):
-            events = ("destination_unreachable", "destination_reachable")
-            told = {"why": unreachable[name]} if name in unreachable else {}
-            _alarm(database, name in unreachable, *events, destination=name, **told)
+            kind = (
+                AuditKind.DESTINATION_UNREACHABLE if name in unreachable else AuditKind.DESTINATION_REACHABLE
+            )
+            why = {"why": unreachable[name]} if name in unreachable else {}
+            _alarm(database, kind, name in unreachable, destination=name, **why)
     return {"asked": len(named), "unreachable": unreachable}
 
 
@@ -86,7 +90,6 @@ class Clock:
         self._lead = lead
 
 
-def _alarm(database: Database, is_bad: bool, bad: str, good: str, **details: Any) -> None:
-    (_log.warning if is_bad else _log.info)(bad if is_bad else good, **details)
-    with database.write() as connection:
-        audit.append(connection, database.clock(), bad if is_bad else good, None, None, **details)
+def _alarm(database: Database, kind: AuditKind, is_bad: bool, **details: Any) -> None:
+    (_log.warning if is_bad else _log.info)(kind, **details)
+    database.audit(kind, **details)

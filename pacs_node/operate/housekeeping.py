@@ -17,6 +17,7 @@ from pacs_node.config import ScheduleSettings
 from pacs_node.errors import ConfigError, PacsNodeError
 from pacs_node.journal import audit, roles
 from pacs_node.journal.database import Database
+from pacs_node.records import AuditKind
 
 LEASE = "calendar"
 
@@ -44,7 +45,7 @@ class Calendar:
         )
         for name in jobs:
             if due := trigger(name, getattr(schedule, name)):
-                done = audit.last(database, _event(name))
+                done = audit.last(database, AuditKind.of_job(name))
                 since = datetime.fromtimestamp(done.at, UTC) if done else datetime.now(UTC)
                 first = due.get_next_fire_time(None, since)
                 self.scheduler.add_job(self._run, due, args=(name,), id=name, next_run_time=first)
@@ -79,19 +80,17 @@ def run(database: Database, name: str, job: Job) -> dict[str, Any]:
         # Ours with its words, any other by its kind, since it may quote the data.
         why = str(error) if isinstance(error, PacsNodeError) else f"unexpected {type(error).__name__}"
         _log.error("calendar_failed", job=name, why=why)
-        with database.write() as connection:
-            audit.append(connection, database.clock(), "calendar_failed", job=name, why=why)
+        database.audit(AuditKind.CALENDAR_FAILED, job=name, why=why)
         raise
     did = {**did, "seconds": round(time.monotonic() - began, 3)}
-    _log.info(_event(name), **did)
-    with database.write() as connection:
-        audit.append(connection, database.clock(), _event(name), None, None, **did)
+    _log.info(AuditKind.of_job(name), **did)
+    database.audit(AuditKind.of_job(name), **did)
     return did
 
 
 def last(database: Database, name: str) -> dict[str, Any]:
     """What a job did when it last succeeded; empty where it never has."""
-    event = audit.last(database, _event(name))
+    event = audit.last(database, AuditKind.of_job(name))
     return event.details if event else {}
 
 
@@ -101,7 +100,3 @@ def trigger(name: str, cron: str) -> CronTrigger | None:
         return CronTrigger.from_crontab(cron) if cron.strip() else None
     except ValueError as error:
         raise ConfigError(f"schedule.{name}: {cron!r} is no cron expression: {error}") from None
-
-
-def _event(name: str) -> str:
-    return f"calendar_{name}"

@@ -23,17 +23,40 @@ from pacs_node.journal import audit, measures, quarantine, roles
 from pacs_node.journal.database import Database
 from pacs_node.operate import checks
 from pacs_node.operate.validation import Verdict
-from pacs_node.records import AuditEvent, DeliveryState, InstanceState, Outcome, RunningRole, StudyState
+from pacs_node.records import (
+    AuditEvent,
+    AuditKind,
+    DeliveryState,
+    InstanceState,
+    Outcome,
+    RunningRole,
+    StudyState,
+)
 
 JOBS = tuple(ScheduleSettings.model_fields)
-STAGES = ("analyzed", "reported", "sent", "committed")
+STAGES = (AuditKind.ANALYZED, AuditKind.REPORTED, AuditKind.SENT, AuditKind.COMMITTED)
 ANSWERS = ("0x0000", "0xBxxx", "0xA7xx", "0xA9xx", "0xCxxx", "0x0111", "other", "none")
 ALARMS = (
-    *("analysis_failed", "report_failed", "study_failed", "failure_report_suppressed", "unreadable"),
-    *("delivery_quarantined", "delivery_stalled", "commitment_failed", "content_conflict", "clock_jumped"),
-    *("calendar_failed", "validation_alarm"),
+    AuditKind.ANALYSIS_FAILED,
+    AuditKind.REPORT_FAILED,
+    AuditKind.STUDY_FAILED,
+    AuditKind.FAILURE_REPORT_SUPPRESSED,
+    AuditKind.UNREADABLE,
+    AuditKind.DELIVERY_QUARANTINED,
+    AuditKind.DELIVERY_STALLED,
+    AuditKind.COMMITMENT_FAILED,
+    AuditKind.CONTENT_CONFLICT,
+    AuditKind.CLOCK_JUMPED,
+    AuditKind.CALENDAR_FAILED,
+    AuditKind.VALIDATION_ALARM,
 )
 """Events that are counted from 0 on: Prometheus takes no notice of the first of a series that is new."""
+_ANSWERED = (
+    AuditKind.SENT,
+    AuditKind.DELIVERY_FAILED,
+    AuditKind.DELIVERY_STALLED,
+    AuditKind.DELIVERY_QUARANTINED,
+)
 _MODALITIES = {*("CR", "CT", "DX", "IO", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "PX", "RF", "RG", "SC")}
 _MODALITIES |= {"SEG", "SR", "US", "XA", "DOC", "ES", "XC"}
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 24 * 3600)
@@ -121,8 +144,8 @@ class Metrics(Collector):
         is_first = self._seq is None
         if self._seq is None:
             seq = audit.head(self._database)[0]
-            verdicts = [f"validation_{verdict}" for verdict in Verdict]
-            names = [*(f"calendar_{job}" for job in JOBS), *verdicts]
+            verdicts = [AuditKind(f"validation_{verdict}") for verdict in Verdict]
+            names = [*map(AuditKind.of_job, JOBS), *verdicts]
             self._newest = {one.event: one for one in measures.newest(self._database, seq, names)}
             self._seq = seq
         for event, seconds in measures.happened(self._database, self._seq):
@@ -142,22 +165,22 @@ class Metrics(Collector):
             self._stages.labels(name).observe(seconds)
         if name.startswith(("calendar_", "validation_")):
             self._newest[name] = event
-        elif name == "received":
+        elif name == AuditKind.RECEIVED:
             modality = told.get("modality") if told.get("modality") in _MODALITIES else "other"
             self._received.labels(modality).inc()
             self._bytes.labels(modality).inc(told["size"])
-        elif name == "analyzed":
+        elif name == AuditKind.ANALYZED:
             self._analyses.labels(told["model"], "positive" if told["positive"] else "negative").inc()
             self._probability.labels(told["model"]).observe(told["probability"])
-        elif name in ("analysis_failed", "analysis_skipped"):
+        elif name in (AuditKind.ANALYSIS_FAILED, AuditKind.ANALYSIS_SKIPPED):
             # The model judged the image before it was refused, or its body part was refused.
-            is_outside = name == "analysis_skipped" or "scope" in told
+            is_outside = name == AuditKind.ANALYSIS_SKIPPED or "scope" in told
             self._analyses.labels(told["model"], "out_of_scope" if is_outside else "failed").inc()
-        elif name == "reported":
+        elif name == AuditKind.REPORTED:
             self._reports.labels(told["outcome"]).inc()
-        elif name in ("sent", "delivery_failed", "delivery_stalled", "delivery_quarantined"):
+        elif name in _ANSWERED:
             self._answers.labels(told["destination"], _answer(told["status"])).inc()
-        elif name == "feedback":
+        elif name == AuditKind.FEEDBACK:
             self._feedback.labels(told["label"]).inc()
 
     def _count_of_process(self, now: Mapping[str, float], before: Mapping[str, float]) -> None:
@@ -217,7 +240,7 @@ class Metrics(Collector):
         yield _gauge("gpu_memory_bytes", "Of the worker that uses most; none without a GPU", memory, "kind")
 
     def _of_jobs(self) -> Iterator[Metric]:
-        jobs = {job: event for job in JOBS if (event := self._newest.get(f"calendar_{job}"))}
+        jobs = {job: event for job in JOBS if (event := self._newest.get(AuditKind.of_job(job)))}
         done = {job: event.at for job, event in jobs.items()}
         # Not "job": that label is Prometheus's own.
         yield _gauge(
@@ -228,7 +251,7 @@ class Metrics(Collector):
         yield _gauge("destination_up", "1 where it answered the schedule's last C-ECHO", up, "destination")
         judged = [event for name, event in self._newest.items() if name.startswith("validation_")]
         last = max(judged, key=lambda event: event.seq, default=None)
-        alarm = {(): float(last.event == f"validation_{Verdict.ALARM}")} if last else {}
+        alarm = {(): float(last.event == AuditKind.VALIDATION_ALARM)} if last else {}
         yield _gauge("validation_alarm", "1 where the last validation was an alarm", alarm)
         figures: dict[tuple[str, ...], float] = {}
         for check in last.details["checks"] if last else ():

@@ -11,6 +11,7 @@ from pacs_node.deliver import query
 from pacs_node.errors import DeliveryError
 from pacs_node.journal import quarantine, reconciliation
 from pacs_node.journal.database import Database
+from pacs_node.records import AuditKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +62,8 @@ def reconcile(
         except DeliveryError as error:
             gaps.append(Gap(missing="answer", destination=destination.name, detail=str(error)))
     gaps += _failures(settings, database, set(studies))
-    reconciliation.record(
-        database,
-        "reconciled",
+    database.audit(
+        AuditKind.RECONCILED,
         since=since.isoformat(),
         until=until.isoformat(),
         destinations=[destination.name for destination in destinations],
@@ -117,7 +117,7 @@ class _Comparison:
         except DeliveryError as error:
             problem = str(error)
         told = {"destination": self.destination, "images": images, "problem": problem, "who": self.who}
-        reconciliation.record(self.database, "images_requested", study, **told)
+        self.database.audit(AuditKind.IMAGES_REQUESTED, study, **told)
         return problem
 
     def _gap(self, missing: str, study: str, uid: str, detail: str, fixed: bool) -> Gap:

@@ -20,6 +20,7 @@ from pydicom.filereader import read_file_meta_info
 from pacs_node.files import FileStore
 from pacs_node.journal import retention, roles
 from pacs_node.journal.database import Database
+from pacs_node.records import AuditKind
 
 DAY = 86_400.0
 LEASE = "retention"
@@ -85,10 +86,15 @@ def _orphans(database: Database, files: FileStore) -> dict[str, int]:
         stale = {sha256 for sha256 in ours if paths[sha256].stat().st_mtime < time.time() - DAY}
         for sha256 in orphans - ours:
             files.respool(sha256)
-        for event, sha256s in (("orphan_registered_again", orphans - ours), ("orphan_removed", stale)):
+        for kind, sha256s in (
+            (AuditKind.ORPHAN_REGISTERED_AGAIN, orphans - ours),
+            (AuditKind.ORPHAN_REMOVED, stale),
+        ):
             if sha256s:
-                retention.record(database, event, sha256s)
-                _log.warning(event, files=len(sha256s))
+                with database.write() as t:
+                    for sha256 in sorted(sha256s):
+                        t.audit(kind, sha256=sha256)
+                _log.warning(kind, files=len(sha256s))
         files.withdraw(stale)
         settle(database, files, stale)
         registered += len(orphans - ours)

@@ -14,7 +14,7 @@ from pacs_node.config import ValidationSettings
 from pacs_node.journal import audit, feedback, views
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Label, Recorded
-from pacs_node.records import AuditEvent
+from pacs_node.records import AuditEvent, AuditKind
 
 DAY = 86_400.0
 CHANCE = 0.001
@@ -89,8 +89,7 @@ def run(database: Database, limits: ValidationSettings) -> Validated:
         unanswered=unanswered,
         checks=checks,
     )
-    with database.write() as connection:
-        audit.append(connection, now, f"validation_{verdict}", **asdict(found))
+    database.audit(AuditKind(f"validation_{verdict}"), **asdict(found))
     return found
 
 

@@ -15,11 +15,11 @@ from pacs_node.deliver import sender
 from pacs_node.dicom import tls
 from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.journal import audit, commitments, intake
+from pacs_node.journal import commitments, intake
 from pacs_node.journal.database import Database, open_database
 from pacs_node.receive import admission
 from pacs_node.receive.scp import StorageScp
-from pacs_node.records import CommitmentReport, NodeIdentity
+from pacs_node.records import AuditKind, CommitmentReport, NodeIdentity
 from pacs_node.roles import lifecycle
 from pacs_node.roles.lifecycle import Heartbeat, surviving, work_off
 
@@ -106,8 +106,7 @@ def _take_in(
         except AdmissionError as error:
             moved = files.set_aside(item)
             _log.error("unreadable_in_spool", path=str(moved), error=str(error))
-            with database.write() as connection:
-                audit.append(connection, database.clock(), "unreadable", sha256=item.sha256, why=str(error))
+            database.audit(AuditKind.UNREADABLE, sha256=item.sha256, why=str(error))
     if arrivals:
         intake.register(database, arrivals, settings.study.quiet_seconds)
         for study, count in Counter(one.study_instance_uid for one in arrivals).items():

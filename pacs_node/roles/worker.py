@@ -24,6 +24,7 @@ from pacs_node.journal import counting, deliveries, instances, studies
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import (
     Analysis,
+    AuditKind,
     Finding,
     ImageResult,
     Instance,
@@ -193,7 +194,7 @@ class Worker:
                 return
             except Exception:  # noqa: BLE001 - one study must not end the worker
                 _log.exception("failure_report_error")
-        self._close(token, study, StudyState.FAILED, why, "report_failed")
+        self._close(token, study, StudyState.FAILED, why, AuditKind.REPORT_FAILED)
 
     def _report_study(self, token: str, study: Study, failure: str | None = None) -> None:
         """Report a study, or that it could not be reported: then of every image that `failure` is why."""
@@ -214,11 +215,13 @@ class Worker:
         if not relevant:
             reasons = Counter(instance.reason for instance in every)
             reason = "; ".join(f"{count} x {why}" for why, count in sorted(reasons.items(), key=str))
-            self._close(token, study, StudyState.SKIPPED, f"nothing to analyze: {reason}", "study_skipped")
+            self._close(
+                token, study, StudyState.SKIPPED, f"nothing to analyze: {reason}", AuditKind.STUDY_SKIPPED
+            )
             return
         if len({instance.patient_id for instance in relevant}) > 1:
             reason = "identity conflict: the study's images name more than one PatientID"
-            self._close(token, study, StudyState.FAILED, reason, "study_failed")
+            self._close(token, study, StudyState.FAILED, reason, AuditKind.STUDY_FAILED)
             return
         previous = studies.last_report(self._database, study)
         why = None if found else "; ".join(sorted({str(instance.reason) for instance in relevant}))
@@ -227,10 +230,10 @@ class Worker:
         incomplete = f" without {missing}" if missing else ""
         inputs_key = _inputs_key(self._classifier.identity.key + renewed + incomplete, relevant, found)
         if previous and previous[0] == inputs_key:
-            self._close(token, study, StudyState.REPORTED, why, "report_unchanged")
+            self._close(token, study, StudyState.REPORTED, why, AuditKind.REPORT_UNCHANGED)
             return
         if why and self._is_to_be_silent(why, failure, previous):
-            self._close(token, study, StudyState.FAILED, why, "failure_report_suppressed")
+            self._close(token, study, StudyState.FAILED, why, AuditKind.FAILURE_REPORT_SUPPRESSED)
             return
         request = ReportRequest(
             node=self._node,
@@ -275,7 +278,9 @@ class Worker:
         said = studies.failures_said(self._database, reason, since)
         return said >= self._settings.report.failures_per_hour
 
-    def _close(self, token: str, study: Study, state: StudyState, reason: str | None, event: str) -> None:
+    def _close(
+        self, token: str, study: Study, state: StudyState, reason: str | None, event: AuditKind
+    ) -> None:
         studies.close_study(self._database, token, study, state, reason, event)
         _log.info(event, reason=reason)
 

@@ -9,12 +9,12 @@ from pacs_node.config import ScheduleSettings, Settings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, quarantine, roles, worklist
 from pacs_node.journal.database import Database
-from pacs_node.records import AuditEvent
+from pacs_node.records import AuditEvent, AuditKind
 
 JOBS = tuple(ScheduleSettings.model_fields)
 FAILED_DAYS = 7
 """Studies that failed longer ago are no alarm any more; the worklist still lists them."""
-_VALIDATIONS = ("validation_passed", "validation_too_few", "validation_alarm")
+_VALIDATIONS = (AuditKind.VALIDATION_PASSED, AuditKind.VALIDATION_TOO_FEW, AuditKind.VALIDATION_ALARM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Alarms:
 
     def events(self) -> dict[str, AuditEvent]:
         """The newest event of each job of the calendar: `calendar_JOB`, `failed JOB`, `validation`."""
-        names = [*(f"calendar_{job}" for job in JOBS), "calendar_failed", *_VALIDATIONS]
+        names = [*map(AuditKind.of_job, JOBS), AuditKind.CALENDAR_FAILED, *_VALIDATIONS]
         with self._lock:
             seq, _ = audit.head(self._database)
             for event in audit.newest(self._database, names, self._seq):
                 key = event.event
-                if key == "calendar_failed":
+                if key == AuditKind.CALENDAR_FAILED:
                     key = f"failed {event.details.get('job')}"
                 self._events["validation" if key in _VALIDATIONS else key] = event
             self._seq = seq
@@ -70,7 +70,7 @@ class Alarms:
         ]
 
     def _destinations(self) -> list[Alarm]:
-        echo = self.events().get("calendar_echo")
+        echo = self.events().get(AuditKind.CALENDAR_ECHO)
         names = [one.name for one in self._settings.destinations]
         unreachable = echo.details.get("unreachable", {}) if echo else {}
         found = [
@@ -111,11 +111,11 @@ class Alarms:
         events = self.events()
         found = []
         for job in JOBS:
-            failed, done = events.get(f"failed {job}"), events.get(f"calendar_{job}")
+            failed, done = events.get(f"failed {job}"), events.get(AuditKind.of_job(job))
             if failed and (done is None or done.seq < failed.seq):
                 found.append(Alarm("fail", f"The job {job} failed when it last ran", "/system#schedule"))
         validation = events.get("validation")
-        if validation and validation.event == "validation_alarm":
+        if validation and validation.event == AuditKind.VALIDATION_ALARM:
             text = "The periodic validation found figures outside of their limits"
             found.append(Alarm("warn", text, "/model#live"))
         return found

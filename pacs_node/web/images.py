@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response
 from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, feedback, sessions, studies, views
+from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.journal.database import Database
-from pacs_node.records import AuditEvent, ImageResult, Instance, InstanceState, Point
+from pacs_node.records import AuditEvent, AuditKind, ImageResult, Instance, InstanceState, Point
 from pacs_node.report import sc, source, wording
 from pacs_node.web.access import asker, page
 from pacs_node.web.users import Role
@@ -113,7 +113,7 @@ def shown(request: Request, study: str, events: Sequence[AuditEvent]) -> list[Sh
     told = {
         (event.sop_instance_uid, event.at): event.details
         for event in events
-        if event.event in ("analyzed", "finding_copied")
+        if event.event in (AuditKind.ANALYZED, AuditKind.FINDING_COPIED)
     }
     radiographs = [one for one in every if one.state != InstanceState.SKIPPED or one.modality in _RADIOGRAPHS]
     results = source.in_order(
@@ -148,11 +148,11 @@ def look(request: Request, study: str, within: float = 0.0) -> None:
     database: Database = request.app.state.database
     who, since = asker(request).name, database.clock() - within
     if within and any(
-        event.event == "study_viewed" and event.details["who"] == who and event.at > since
+        event.event == AuditKind.STUDY_VIEWED and event.details["who"] == who and event.at > since
         for event in audit.events(database, study)
     ):
         return
-    sessions.record(database, "study_viewed", study, who)
+    database.audit(AuditKind.STUDY_VIEWED, study, who=who)
 
 
 def one(request: Request) -> Shown:

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from pacs_node.journal import sessions
+from pacs_node.records import AuditKind
 from pacs_node.web.access import COOKIE, Limits, address_of, form_of, is_https, page
 from pacs_node.web.pages import render
 from pacs_node.web.users import Role, Users
@@ -50,7 +51,7 @@ def _log_in(request: Request, name: str, password: str, target: str) -> Response
     if role is None:
         # The name is not written down: a password is typed there now and then.
         who = name if name in users.roles else "unknown"
-        sessions.record(database, "login_failed", None, who, address=address_of(request))
+        database.audit(AuditKind.LOGIN_FAILED, who=who, address=address_of(request))
         context = {"target": target, "has_users": True, "name": name, "error": "Wrong name or password."}
         return render(request, "login.html", 403, **context)
     sessions.end(database, request.cookies.get(COOKIE, ""))

@@ -17,6 +17,7 @@ from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, quarantine, roles, views
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping
+from pacs_node.records import AuditKind
 from pacs_node.web.access import asker, page
 from pacs_node.web.alarms import JOBS, Alarms
 from pacs_node.web.pages import render
@@ -37,7 +38,7 @@ def system(request: Request) -> Response:
     running = roles.running(database)
     names = [one.name for one in settings.destinations]
     troubles = quarantine.rows(database, names)
-    echo = events.get("calendar_echo")
+    echo = events.get(AuditKind.CALENDAR_ECHO)
     may_act = asker(request).role.may(Role.ADMIN)
     context: dict[str, Any] = {
         "running": running,
@@ -126,7 +127,7 @@ def _job(settings: Settings, job: str, events: dict[str, Any]) -> dict[str, Any]
     """A job of the calendar: when it is due, when it last ran, and what came of it."""
     cron = getattr(settings.schedule, job)
     due = housekeeping.trigger(job, cron)
-    done, failed = events.get(f"calendar_{job}"), events.get(f"failed {job}")
+    done, failed = events.get(AuditKind.of_job(job)), events.get(f"failed {job}")
     last = failed if failed and (done is None or done.seq < failed.seq) else done
     following = due.get_next_fire_time(None, datetime.now().astimezone()) if due else None
     told = last.details if last else {}

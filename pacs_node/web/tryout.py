@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pacs_node.errors import InputError
-from pacs_node.journal import sessions
+from pacs_node.journal.database import Database
+from pacs_node.records import AuditKind
 from pacs_node.report import wording
 from pacs_node.web.access import Limits, asker, page
 from pacs_node.web.pages import render
@@ -68,9 +69,8 @@ def run(request: Request) -> Response:
     if not _one_at_a_time.acquire(blocking=False):
         raise HTTPException(503, "Somebody else is trying files out. Wait a moment, then try again.")
     try:
-        sessions.record(
-            request.app.state.database, "tried_out", None, asker(request).name, files=len(uploads)
-        )
+        database: Database = request.app.state.database
+        database.audit(AuditKind.TRIED_OUT, who=asker(request).name, files=len(uploads))
         with tempfile.TemporaryDirectory(prefix="pacs-node-try-") as folder:
             tried, summaries = _analyze(request.app.state.services, uploads, Path(folder))
     except InputError as error:

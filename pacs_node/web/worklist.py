@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pacs_node.errors import JournalError
-from pacs_node.journal import audit, sessions
+from pacs_node.journal import audit
 from pacs_node.journal import worklist as journal
+from pacs_node.journal.database import Database
 from pacs_node.journal.worklist import Filters, Listed
-from pacs_node.records import Outcome
+from pacs_node.records import AuditKind, Outcome
 from pacs_node.web.access import RENEWAL, Shown, asker, page, user_of
 from pacs_node.web.alarms import Alarms
 from pacs_node.web.pages import render
@@ -131,8 +132,8 @@ def _note(request: Request, studies: tuple[Listed, ...]) -> None:
     shown: Shown = request.app.state.shown
     fresh = shown.new(request.state.session, [one.study_instance_uid for one in studies])
     if fresh:
-        who = asker(request).name
-        sessions.record(request.app.state.database, "patients_listed", None, who, studies=fresh)
+        database: Database = request.app.state.database
+        database.audit(AuditKind.PATIENTS_LISTED, who=asker(request).name, studies=fresh)
 
 
 async def _changes(request: Request, seen: int) -> AsyncIterator[ServerSentEvent]:

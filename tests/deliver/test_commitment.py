@@ -213,8 +213,8 @@ def test_an_archive_that_refuses_for_long_is_looked_into(
     assert "refused the N-ACTION: status 0x0213" in str(list(audit.events(database))[-1].details["why"])
     (transaction,) = [e.details["transaction_uid"] for e in audit.events(database) if "results" in e.details]
     assert not settle_in(database)(CommitmentReport(transaction, frozenset(uids), {}))
-    with database.write() as connection:
-        connection.exec_driver_sql("UPDATE deliveries SET due_at = 0")
+    with database.write() as t:
+        t.connection.exec_driver_sql("UPDATE deliveries SET due_at = 0")
     step(database, destination, answer_seconds=0)
     assert states(database) == ["COMMITTED", "COMMITTED"]
     assert events(database)[-1] == "commitment_assumed_by_query"

@@ -50,8 +50,8 @@ def claim(database: Database, files: FileStore, tmp_path: Path) -> Claims:
     commit_results(database, paths, "pacs")
 
     def due() -> queue.Claim[Delivery]:
-        with database.write() as connection:
-            connection.execute(sa.update(DeliveryRow).values(due_at=0.0))
+        with database.write() as t:
+            t.execute(sa.update(DeliveryRow).values(due_at=0.0))
         found = deliveries.claim_deliveries(database, "pacs", 10)
         assert found is not None
         return found

@@ -47,14 +47,14 @@ def results(tmp_path: Path) -> Callable[..., Database]:
             phantom.dataset(number, rows=64, columns=64).save_as(path, enforce_file_format=True)
             paths.append(files.put(path.read_bytes()).path)
         commit_results(database, paths, destinations[0])
-        with database.write() as connection:
+        with database.write() as t:
             rows = [
                 {"result_id": number, "destination": name, "state": "PENDING", "due_at": 0.0}
                 for name in destinations[1:]
                 for number in (1, 2)
             ]
             if rows:
-                connection.execute(sa.insert(DeliveryRow), rows)
+                t.execute(sa.insert(DeliveryRow), rows)
         return database
 
     return make

@@ -80,7 +80,7 @@ def test_the_bench_sees_what_stays_without_an_answer(bench: Bench, monkeypatch: 
     monkeypatch.setattr("pacs_node.report.sr._complete", lambda *_: 1 / 0)
     assert "given up after 3 attempts: unexpected ZeroDivisionError" in bench.run([content]).wrong
     monkeypatch.undo()
-    monkeypatch.setattr("pacs_node.journal.intake.audit.append_all", lambda *_: None)
+    monkeypatch.setattr("pacs_node.journal.transaction.Transaction.audit", lambda *_, **__: None)
     assert "no audit line tells of a file" in bench.run([content]).wrong
 
 

@@ -15,7 +15,7 @@ from support.postgresql import PASSWORD, Server
 from pacs_node.errors import ConfigError, JournalError
 from pacs_node.journal import audit, intake, sqlite
 from pacs_node.journal.database import Database, open_database
-from pacs_node.records import Arrival
+from pacs_node.records import Arrival, AuditKind
 
 DatabaseUrl = Callable[[str], str]
 
@@ -36,8 +36,8 @@ def test_a_reader_sees_one_state_while_others_write(database: Database) -> None:
     count = sa.text("SELECT count(*) FROM node")
     with database.read() as reader:
         before = reader.execute(count).scalar_one()
-        with database.write() as writer:
-            writer.execute(sa.text("DELETE FROM node"))
+        with database.write() as t:
+            t.execute(sa.text("DELETE FROM node"))
         assert reader.execute(count).scalar_one() == before == 1
     with database.read() as reader:
         assert reader.execute(count).scalar_one() == 0
@@ -137,8 +137,8 @@ def test_a_server_that_restarts_is_found_again(database_url: DatabaseUrl, postgr
     assert database.identity("A") == who
 
     def write() -> None:
-        with database.write() as connection:
-            audit.append(connection, 1.0, "lost")
+        with database.write() as t:
+            t.audit(AuditKind.SENT)
             postgresql.stop()
 
     with pytest.raises(JournalError):
@@ -229,12 +229,11 @@ def test_an_unusable_url_is_a_configuration_error(url: str) -> None:
 def test_writing_processes_take_turns_and_the_chain_holds(journal_url: str) -> None:
     script = (
         "import sys\n"
-        "from pacs_node.journal import audit\n"
         "from pacs_node.journal.database import open_database\n"
+        "from pacs_node.records import AuditKind\n"
         "database = open_database(sys.argv[1])\n"
         "for number in range(50):\n"
-        "    with database.write() as connection:\n"
-        "        audit.append(connection, 0.0, 'tick', number=number)\n"
+        "    database.audit(AuditKind.RECEIVED, number=number)\n"
         "database.close()\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", script, journal_url]) for _ in range(3)]

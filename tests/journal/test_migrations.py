@@ -161,8 +161,8 @@ def test_the_command_says_from_where_to_where(old: Callable[[str], str], tmp_pat
 
 
 def test_a_newer_journal_is_refused(database: Database) -> None:
-    with database.write() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with database.write() as t:
+        t.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(JournalError, match="another version"):
         database.migrate()
 
@@ -170,16 +170,16 @@ def test_a_newer_journal_is_refused(database: Database) -> None:
 def test_a_migration_that_fails_leaves_the_journal_as_it_was(old: Callable[[str], str]) -> None:
     url = old("0001")
     database = Database(url)
-    with database.write() as connection:
-        connection.execute(sa.text("CREATE TABLE leases (name INTEGER)"))
+    with database.write() as t:
+        t.execute(sa.text("CREATE TABLE leases (name INTEGER)"))
     with pytest.raises(JournalError, match="leases"):
         database.migrate()
     with database.read() as connection:
         assert sa.inspect(connection).has_table("alembic_version")
         assert MigrationContext.configure(connection).get_current_revision() == "0001"
         assert not sa.inspect(connection).has_table("feedback")
-    with database.write() as connection:
-        connection.execute(sa.text("DROP TABLE leases"))
+    with database.write() as t:
+        t.execute(sa.text("DROP TABLE leases"))
     database.migrate()
     assert audit.verify(database) == (3, None)
     database.close()

@@ -248,12 +248,12 @@ def test_a_claim_that_waited_for_an_intake_sees_its_image(
         with several[1].read() as connection:
             return connection.execute(waiting).first() is not None
 
-    with ThreadPoolExecutor(1) as pool, database.write() as connection:
-        connection.execute(sa.text("UPDATE studies SET revision = revision + 1"))
+    with ThreadPoolExecutor(1) as pool, database.write() as t:
+        t.execute(sa.text("UPDATE studies SET revision = revision + 1"))
         claim = pool.submit(studies.claim_study, several[0])
         wait_until(waits)
-        connection.execute(sa.text("UPDATE instances SET state = 'RECEIVED'"))
-        connection.commit()
+        t.execute(sa.text("UPDATE instances SET state = 'RECEIVED'"))
+        t.connection.commit()
         assert claim.result(30) is None
 
 

@@ -12,7 +12,7 @@ from support.journal_steps import Steps
 from pacs_node.journal import audit, deliveries, instances, intake, studies, views, worklist
 from pacs_node.journal.database import Database
 from pacs_node.journal.worklist import Filters
-from pacs_node.records import Analysis, Arrival, DeliveryState, Finding, ModelIdentity, StudyState
+from pacs_node.records import Analysis, Arrival, AuditKind, DeliveryState, Finding, ModelIdentity, StudyState
 
 Arrive = Callable[..., Arrival]
 
@@ -60,7 +60,7 @@ def test_states_are_those_that_the_commands_show(
         steps.analyze()
         claim = studies.claim_study(database)
         assert claim is not None
-        assert studies.close_study(database, claim.token, *claim.items, ended, "why", "closed")
+        assert studies.close_study(database, claim.token, *claim.items, ended, "why", AuditKind.STUDY_SKIPPED)
     receive("2.7")
     page = worklist.page(database, Filters(), patients=True)
     found = {one.study_instance_uid: one.state for one in page.studies}
@@ -196,19 +196,15 @@ def test_what_waits_for_each_destination(
 
 
 def test_the_newest_events_are_found_from_where_one_stopped(database: Database) -> None:
-    def note(event: str, **details: object) -> None:
-        with database.write() as connection:
-            audit.append(connection, 1.0, event, **details)
-
     assert audit.head(database) == (0, audit.FIRST)
     for event, details in (
-        ("calendar_disk", {"n": 1}),
-        ("calendar_failed", {"job": "disk"}),
-        ("calendar_failed", {"job": "echo"}),
-        ("calendar_disk", {"n": 2}),
-        ("received", {}),
+        (AuditKind.CALENDAR_DISK, {"n": 1}),
+        (AuditKind.CALENDAR_FAILED, {"job": "disk"}),
+        (AuditKind.CALENDAR_FAILED, {"job": "echo"}),
+        (AuditKind.CALENDAR_DISK, {"n": 2}),
+        (AuditKind.RECEIVED, {}),
     ):
-        note(event, **details)
+        database.audit(event, **details)
     seq, digest = audit.head(database)
     assert seq == 5
     assert digest != audit.FIRST
@@ -220,5 +216,5 @@ def test_the_newest_events_are_found_from_where_one_stopped(database: Database) 
         ("calendar_disk", {"n": 2}),
     ]
     assert audit.newest(database, names, seq) == []
-    note("calendar_disk", n=3)
+    database.audit(AuditKind.CALENDAR_DISK, n=3)
     assert [one.details for one in audit.newest(database, names, seq)] == [{"n": 3}]

@@ -16,12 +16,12 @@ def commit_results(database: Database, paths: Sequence[Path], destination: str) 
     times = {"first_received_at": 0.0, "last_received_at": 0.0}
     report = {"id": 1, "study_id": 1, "revision": 1, "inputs_key": "k", "outcome": "NEGATIVE", "summary": ""}
     model = {"model_id": "m", "model_sha256": "m", "created_at": 0.0}
-    with database.write() as connection:
-        connection.execute(sa.insert(StudyRow).values(**study, **times))
-        connection.execute(sa.insert(ReportRow).values(**report, **model))
+    with database.write() as t:
+        t.execute(sa.insert(StudyRow).values(**study, **times))
+        t.execute(sa.insert(ReportRow).values(**report, **model))
         for number, path in enumerate(paths, 1):
             dataset = dcmread(path)
-            connection.execute(
+            t.execute(
                 sa.insert(ResultRow).values(
                     id=number,
                     report_id=1,
@@ -35,7 +35,7 @@ def commit_results(database: Database, paths: Sequence[Path], destination: str) 
                     created_at=0.0,
                 )
             )
-            connection.execute(
+            t.execute(
                 sa.insert(DeliveryRow).values(
                     result_id=number, destination=destination, state="PENDING", due_at=0.0
                 )

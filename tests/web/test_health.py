@@ -17,7 +17,7 @@ from pacs_node.config import Settings, StorageSettings
 from pacs_node.files import FileStore
 from pacs_node.journal import roles
 from pacs_node.journal.database import Database, open_database
-from pacs_node.records import RunningRole
+from pacs_node.records import AuditKind, RunningRole
 from pacs_node.web import health
 
 Get = Callable[[str], tuple[int, str]]
@@ -101,10 +101,7 @@ def test_a_journal_of_another_version_is_told(
 def test_metrics_are_counted_from_scrape_to_scrape(get: Get, database: Database) -> None:
     assert "pacsnode_ready 0.0\n" in get("/metrics")[1]
     beat(database, *roles.ROLES)
-    with database.write() as connection:
-        from pacs_node.journal import audit
-
-        audit.append(connection, database.clock(), "unreadable")
+    database.audit(AuditKind.UNREADABLE)
     status, body = get("/metrics")
     assert status == 200
     assert "pacsnode_ready 1.0\n" in body

@@ -19,7 +19,7 @@ from pacs_node.journal import audit, deliveries, feedback, intake, roles
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label
 from pacs_node.operate import housekeeping
-from pacs_node.records import Arrival, DeliveryState, Finding, ModelIdentity, RunningRole
+from pacs_node.records import Arrival, AuditKind, DeliveryState, Finding, ModelIdentity, RunningRole
 from pacs_node.web.alarms import Alarms
 
 PACS = Destination(name="pacs", kind="stow", url="http://127.0.0.1:1/x", password="hunter3")  # type: ignore[arg-type]
@@ -140,8 +140,7 @@ def test_alarms_come_and_go(
     assert claim is not None
     for item in claim.items:
         deliveries.finish_delivery(database, claim.token, item, DeliveryState.QUARANTINED, 0xC000, "")
-    with database.write() as connection:
-        audit.append(connection, clock.now, "validation_alarm", checks=[])
+    database.audit(AuditKind.VALIDATION_ALARM, checks=[])
     assert now() == [
         "The destination pacs does not answer",
         "2 results for a destination that is no longer configured",
@@ -151,8 +150,7 @@ def test_alarms_come_and_go(
     ]
     housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {}})
     housekeeping.run(database, "backup", dict)
-    with database.write() as connection:
-        audit.append(connection, clock.now, "validation_passed", checks=[])
+    database.audit(AuditKind.VALIDATION_PASSED, checks=[])
     assert now() == [
         "2 results for a destination that is no longer configured",
         "2 results refused for good, or given up",
@@ -279,8 +277,7 @@ def test_the_model_page_shows_how_it_does_here(
         "unanswered": 0,
         "checks": [check],
     }
-    with database.write() as connection:
-        audit.append(connection, clock.now, "validation_alarm", **told)
+    database.audit(AuditKind.VALIDATION_ALARM, **told)
     text = client.get("/model").text
     assert "Outside of the limits" in text
     assert "0.400 to 0.620" in text

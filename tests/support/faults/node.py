@@ -28,7 +28,8 @@ from pacs_node import files, pipeline
 from pacs_node.cli.context import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import sender
-from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies
+from pacs_node.journal import deliveries, instances, intake, queue, roles, studies
+from pacs_node.journal.transaction import Transaction
 from pacs_node.receive import admission
 from pacs_node.report import check, sc, sr
 from pacs_node.roles import deliver, housekeep, lifecycle, receive, worker
@@ -65,7 +66,7 @@ POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
     "send": (("deliver",), Association, "send_c_store"),
     "finish delivery": (("deliver",), deliveries, "finish_delivery"),
     "release": (("deliver",), Association, "release"),
-    "audit": (("receive", "worker", "deliver"), audit, "append_all"),
+    "audit": (("receive", "worker", "deliver"), Transaction, "audit"),
     "commit": (("receive", "worker", "deliver", "housekeep"), DefaultDialect, "do_commit"),
     "renew": (("worker", "deliver"), queue, "renew"),
     "beat": (("receive", "worker", "deliver", "housekeep"), roles, "beat"),

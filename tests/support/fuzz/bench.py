@@ -182,11 +182,11 @@ class Bench:
 
     def forget(self) -> None:
         """Make it a node that has seen nothing yet."""
-        with self.database.write() as connection:
+        with self.database.write() as t:
             for table in reversed(Base.metadata.sorted_tables):
                 if table.name != NodeRow.__tablename__:
-                    connection.execute(table.delete())
-            connection.execute(sa.insert(AuditHeadRow), self._head)
+                    t.execute(table.delete())
+            t.execute(sa.insert(AuditHeadRow), self._head)
         for folder in self.files.stored():
             for path in folder:
                 path.unlink()
