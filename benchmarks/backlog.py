@@ -24,6 +24,7 @@ from rich.table import Table
 
 from pacs_node.config import Destination, Settings
 from pacs_node.files import FileStore
+from pacs_node.heatmap import HeatMap
 from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.operate.metrics import Metrics
@@ -32,7 +33,6 @@ from pacs_node.records import (
     Arrival,
     DeliveryState,
     Finding,
-    HeatMap,
     Instance,
     ModelIdentity,
     Outcome,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pacs_node"
-FRONT = {"records", "errors", "toml", "config", "files", "dicom"}
+FRONT = {"records", "heatmap", "errors", "toml", "config", "files", "dicom"}
 ORDER = ["receive", "journal", "analyze", "report", "deliver", "operate", "web", "training", "demo"]
 """The rooms in the order in which the data flows: a room imports only rooms before it."""
 NEVER = {("report", "analyze"), ("deliver", "analyze"), ("web", "analyze"), ("receive", "journal")}

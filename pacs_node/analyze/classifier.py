@@ -18,7 +18,8 @@ from pacs_node.analyze import gradcam, pixels
 from pacs_node.analyze.onnx import OnnxNetwork
 from pacs_node.analyze.package import Member, Package
 from pacs_node.errors import ModelError
-from pacs_node.records import HeatMap, ModelIdentity, Point, Prediction, bilinear
+from pacs_node.heatmap import HeatMap, bilinear
+from pacs_node.records import ModelIdentity, Point, Prediction
 
 
 @dataclass(frozen=True, slots=True, eq=False)

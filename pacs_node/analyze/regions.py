@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pacs_node.records import HeatMap, Region
+from pacs_node.heatmap import HeatMap
+from pacs_node.records import Region
 
 LEVEL = 0.5
 """A region is where the map is at least this part of its peak in the image."""

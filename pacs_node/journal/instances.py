@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pacs_node.heatmap import HeatMap
 from pacs_node.journal import queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import (
@@ -21,7 +22,6 @@ from pacs_node.records import (
     Analysis,
     AuditKind,
     Finding,
-    HeatMap,
     Instance,
     InstanceState,
     ModelIdentity,

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacs_node.analyze import regions
-from pacs_node.records import HeatMap, Point
+from pacs_node.heatmap import HeatMap
+from pacs_node.records import Point
 from pacs_node.training.dataset import Mark
 
 NEAR = 0.1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pacs_node.analyze import regions
-from pacs_node.records import HeatMap
+from pacs_node.heatmap import HeatMap
 
 
 def spots(

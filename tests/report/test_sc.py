@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from pacs_node import config
 from pacs_node.errors import InputError
-from pacs_node.records import HeatMap
+from pacs_node.heatmap import HeatMap
 from pacs_node.report import sc
 
 SETTINGS = config.ReportSettings()

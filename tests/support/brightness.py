@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.sr.coding import Code
 
-from pacs_node.records import HeatMap, ModelIdentity, Prediction
+from pacs_node.heatmap import HeatMap
+from pacs_node.records import ModelIdentity, Prediction
 
 
 @dataclass

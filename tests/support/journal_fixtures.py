@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pydicom.sr.coding import Code
 
+from pacs_node.heatmap import HeatMap
 from pacs_node.journal.database import Database
-from pacs_node.records import Arrival, Finding, HeatMap, ModelIdentity
+from pacs_node.records import Arrival, Finding, ModelIdentity
 
 
 class Clock:

@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
+from pacs_node.heatmap import HeatMap
 from pacs_node.records import (
     Finding,
-    HeatMap,
     ImageResult,
     Instance,
     InstanceState,

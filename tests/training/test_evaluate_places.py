@@ -7,7 +7,7 @@ import pytest
 
 from pacs_node.analyze import pixels
 from pacs_node.demo import phantom
-from pacs_node.records import HeatMap
+from pacs_node.heatmap import HeatMap
 from pacs_node.training.dataset import Mark
 from pacs_node.training.localization import meet
 from pacs_node.training.robustness import DISTURBANCES

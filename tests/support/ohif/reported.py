@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pacs_node import config, pipeline
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
+from pacs_node.heatmap import HeatMap
 from pacs_node.records import (
-    HeatMap,
     ImageResult,
     Instance,
     InstanceState,

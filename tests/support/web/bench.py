@@ -20,9 +20,10 @@ from pacs_node.analyze import decode, pixels
 from pacs_node.config import Settings, load
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
+from pacs_node.heatmap import HeatMap
 from pacs_node.journal import audit, deliveries, sessions
 from pacs_node.journal.database import Database, open_database
-from pacs_node.records import AuditEvent, DeliveryState, HeatMap, ModelIdentity, Prediction
+from pacs_node.records import AuditEvent, DeliveryState, ModelIdentity, Prediction
 from pacs_node.roles.receive import take_in
 from pacs_node.roles.worker import Worker
 from pacs_node.web import access, app, server
