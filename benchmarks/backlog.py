@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,19 +101,19 @@ class Measured:
         with closing(open_database(self._url)) as database:
             for first in range(0, self._count, BATCH // IMAGES):
                 batch = range(first, min(first + BATCH // IMAGES, self._count))
-                self._time("register 100", lambda b=batch: self._register(database, b))  # type: ignore[misc]
+                self._time("register 100", partial(self._register, database, batch))
             self._asked(database, "received")
             self._time("claim a study (none can be)", lambda: studies.claim_study(database), self._times)
             self._restart(lambda db: instances.claim_instances(db, 8))
             for _ in range(self._times):
                 claim = self._time("claim 8 instances", lambda: instances.claim_instances(database, 8))
-                self._time("finish 8 instances", lambda c=claim: _analyze(database, c))  # type: ignore[misc]
+                self._time("finish 8 instances", partial(_analyze, database, claim))
             while claim := instances.claim_instances(database, 1000):
                 _analyze(database, claim)
             self._asked(database, "analyzed")
             for _ in range(self._times):
                 study = self._time("claim a study", lambda: studies.claim_study(database))
-                self._time("finish a study", lambda c=study: _report(database, c))  # type: ignore[misc]
+                self._time("finish a study", partial(_report, database, study))
             while study := studies.claim_study(database):
                 _report(database, study)
             self._asked(database, "reported")
@@ -123,8 +124,8 @@ class Measured:
                 for item in out.items:
                     self._time(
                         "finish a delivery",
-                        lambda o=out, i=item: deliveries.finish_delivery(  # type: ignore[misc]
-                            database, o.token, i, DeliveryState.SENT, 0, ""
+                        partial(
+                            deliveries.finish_delivery, database, out.token, item, DeliveryState.SENT, 0, ""
                         ),
                     )
             self._restart(lambda db: deliveries.claim_deliveries(db, "pacs", 50))
@@ -135,9 +136,14 @@ class Measured:
 
     def _asked(self, database: Database, stage: str) -> None:
         """What people and heartbeats ask for."""
-        beat = RunningRole("worker", "here", 1, "", ready=True)
+        running = RunningRole("worker", "here", 1, "", ready=True)
+
+        def heartbeat() -> None:
+            roles.beat(database, running)
+            queue.renew(database, ["no such token"])
+
         asked: dict[str, Callable[[], object]] = {
-            "heartbeat": lambda: (roles.beat(database, beat), queue.renew(database, ["no such token"])),
+            "heartbeat": heartbeat,
             "status": lambda: (roles.running(database), views.counts(database)),
             "studies": lambda: views.studies(database, 50),
             "show": lambda: (views.study(database, "2.25.7"), list(audit.events(database, "2.25.7"))),

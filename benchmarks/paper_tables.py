@@ -157,7 +157,9 @@ def _run(
     }
 
 
-def _study(files: Sequence[Sample], recipe: Recipe, folder: Path, console: Console) -> dict[str, object]:
+def _study(
+    files: Sequence[Sample], recipe: Recipe, folder: Path, console: Console
+) -> dict[str, dict[str, object]]:
     """Learning rate, batch size and filters around the paper's settings, on the clean split."""
     rates = {f"learning rate {r:g}": _with(recipe, learning_rate=r) for r in (0.0001, 0.001, 0.01)}
     batches = {f"batch {b}": _with(recipe, batch=b) for b in (64, 128, 256)}

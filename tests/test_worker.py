@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
+from pydicom.uid import SecondaryCaptureImageStorage
 from support.brightness import Brightness
 
-from pacs_node import pipeline
+from pacs_node.analyze import decode
 from pacs_node.config import ReportSettings, Settings
 from pacs_node.demo import phantom
 from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, quarantine, views
 from pacs_node.journal.database import Database
+from pacs_node.records import AuditEvent
+from pacs_node.report import sc, sr
 from pacs_node.roles import worker as work
 from pacs_node.roles.receive import take_in
 from pacs_node.roles.worker import Worker
@@ -42,7 +45,7 @@ class Bench:
     model: Brightness
     now: float = 1_800_000_000.0
 
-    def receive(self, *images: FileDataset) -> None:
+    def receive(self, *images: Dataset) -> None:
         for image in images:
             path = self.settings.storage.path / "sent.dcm"
             image.save_as(path, enforce_file_format=True)
@@ -70,7 +73,7 @@ class Bench:
         shas = [result["sha256"] for result in self.study(image)["results"] if result["role"] == role]
         return [dcmread(self.files.path(sha)) for sha in dict.fromkeys(shas)]
 
-    def event(self, image: Dataset, name: str) -> audit.AuditEvent:
+    def event(self, image: Dataset, name: str) -> AuditEvent:
         events = audit.events(self.database, image.StudyInstanceUID)
         return next(event for event in events if event.event == name)
 
@@ -257,7 +260,7 @@ def test_a_study_without_an_xray_is_skipped_with_the_reason(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
     capture = image()
-    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     capture.Modality = "OT"
     bench.receive(capture)
     bench.work()
@@ -352,7 +355,7 @@ def build_dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Non
         def build(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(pipeline.sc, "build", build)
+        monkeypatch.setattr(sc, "build", build)
 
     return die
 
@@ -398,8 +401,8 @@ def test_a_failure_report_that_ends_the_worker_is_not_tried_for_ever(
     def build(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.sc, "build", build)
-    monkeypatch.setattr(pipeline.sr, "build", build)
+    monkeypatch.setattr(sc, "build", build)
+    monkeypatch.setattr(sr, "build", build)
     bench.receive(image())
     for _ in range(work.MAX_ATTEMPTS + 1):
         died(bench, image())
@@ -474,14 +477,14 @@ def test_an_image_that_ends_the_worker_is_given_up_and_the_others_are_analyzed(
     bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison = image(9)
-    read = pipeline.decode.read
+    read = decode.read
 
     def die(path: Path) -> Any:
         if dcmread(path, stop_before_pixels=True).SOPInstanceUID == poison.SOPInstanceUID:
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(pipeline.decode, "read", die)
+    monkeypatch.setattr(decode, "read", die)
     bench.receive(image(1), poison, image(2))
     # Once with the others of its batch, then alone.
     for _ in range(work.MAX_ATTEMPTS):
@@ -501,7 +504,7 @@ def test_too_little_memory_is_not_the_image_s_fault(
         monkeypatch.undo()
         raise MemoryError
 
-    monkeypatch.setattr(pipeline.decode, "_frame", frame)
+    monkeypatch.setattr(decode, "_frame", frame)
     bench.receive(image())
     bench.work()
     assert bench.events(image())[:3] == ["received", "analysis_postponed", "analyzed"]
@@ -547,7 +550,7 @@ def test_a_disk_that_is_full_or_away_for_long_fails_no_study(
 ) -> None:
     image = phantom.dataset(73, rows=64, columns=64)
     left = work.MAX_ATTEMPTS + 3
-    home, name = {"read": (pipeline.decode, "read"), "put": (FileStore, "put")}[step]
+    home, name = {"read": (decode, "read"), "put": (FileStore, "put")}[step]
     real = getattr(home, name)
 
     def fail_for_a_while(*arguments: Any) -> Any:

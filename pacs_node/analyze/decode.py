@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import cv2
-import gdcm  # type: ignore[import-untyped]
+import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid

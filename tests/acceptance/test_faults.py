@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.faults.pacs import OrthancPacs
-from support.faults.run import Figures, run
+from support.faults.run import run
+from support.faults.verdict import Figures
 
 from pacs_node.demo.pacs import Orthanc
 

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from support.running_node import RunningNode, WaitUntil
+from support.scripted_pacs import listen
 from support.untrained import write_package
 
 from pacs_node.demo import phantom
@@ -50,7 +51,7 @@ def pacs_port() -> Iterator[int]:
 
     ae = AE(ae_title="PACS")
     ae.supported_contexts = AllStoragePresentationContexts
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    server = listen(ae, (evt.EVT_C_STORE, on_store))
     yield server.server_address[1]
     server.shutdown()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from support.running_node import RunningNode, WaitUntil
 
 from pacs_node.analyze import decode, pixels
@@ -129,7 +129,7 @@ def test_real_files_give_results_or_a_readable_reason(
         assert studies[image.StudyInstanceUID]["state"] == "DELIVERED"
 
 
-def _encoded(dataset: FileDataset) -> bytes:
+def _encoded(dataset: Dataset) -> bytes:
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -23,7 +23,7 @@ def make_image() -> MakeImage:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid()
-        dataset = FileDataset(None, Dataset(), file_meta=meta, preamble=b"\0" * 128)
+        dataset = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
         dataset.SOPClassUID = meta.MediaStorageSOPClassUID
         dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()

@@ -30,11 +30,11 @@ def classifier() -> Classifier:
 def images() -> Images:
     """Bars and noise of different shapes, 0..1."""
     rng = np.random.default_rng(5)
-    made = []
+    made: Images = []
     for index, (rows, columns) in enumerate([(300, 200), (200, 300), (500, 500), (64, 80), (900, 400)]):
         image = cv2.GaussianBlur(rng.random((rows, columns), np.float32), (0, 0), 3)
         cv2.line(image, (columns // 4, 0), (columns // 2, rows), 1.0, 5 + 3 * index)
-        made.append(np.clip(image, 0, 1))
+        made.append(np.clip(image, 0, 1, dtype=np.float32))
     return made
 
 

@@ -38,7 +38,7 @@ def twelve_bits() -> NDArray[np.uint16]:
     """A smooth 12-bit image with some grain."""
     y, x = np.mgrid[:96, :80]
     smooth = 2000 + 1500 * np.sin(x / 17) * np.cos(y / 23)
-    return (smooth + np.random.default_rng(1).integers(0, 60, smooth.shape)).astype(np.uint16)
+    return np.asarray(smooth + np.random.default_rng(1).integers(0, 60, smooth.shape), np.uint16)
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)

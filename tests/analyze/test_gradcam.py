@@ -44,12 +44,11 @@ def test_maps_are_captums(build: object, layer: str) -> None:
 
 
 def test_nothing_that_speaks_for_a_fracture_is_an_empty_map() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
-    )
+    first, last = nn.Conv2d(1, 2, 1), nn.Linear(2, 2)
+    network = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     with torch.no_grad():
-        network[0].weight.fill_(1)
-        network[4].weight.fill_(-1)
+        first.weight.fill_(1)
+        last.weight.fill_(-1)
     _, maps = gradcam.explain(network, "1", torch.rand(1, 1, 8, 8))
     assert not maps.any()
 
@@ -60,4 +59,4 @@ def test_works_without_gradients_and_leaves_no_trace() -> None:
         _, maps = gradcam.explain(network, "2", torch.rand(1, 1, 64, 64))
     assert maps.max() == 1
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert not network[2]._forward_hooks
+    assert not network.get_submodule("2")._forward_hooks

@@ -25,7 +25,7 @@ def bright(rows: int = 128, columns: int = 128, place: tuple[float, float] = PLA
     """A broad bright spot on black."""
     y, x = np.mgrid[:rows, :columns] + 0.5
     spot = np.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / (2 * 12.0**2))
-    return spot.astype(np.float32)
+    return np.asarray(spot, np.float32)
 
 
 def centre(prediction: Prediction, rows: int, columns: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pacs_node.analyze import decode, pixels
 from pacs_node.errors import InputError
@@ -215,7 +216,7 @@ def test_dcm2pnm_shows_the_same_of_real_files(
     decoded = decode.read(data_dir / "dicom" / name)
     plain = decoded.header
     plain.PixelData = decoded.pixels.tobytes()
-    plain.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    plain.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     plain["PixelData"].VR = "OW"
     for overlay in [element.tag for element in plain if element.tag.group & 0xFF00 == 0x6000]:
         del plain[overlay]

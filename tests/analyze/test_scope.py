@@ -48,7 +48,7 @@ def scores(classifier: Classifier, images: list[Image]) -> list[float]:
 def photographs() -> list[Image]:
     return [
         np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32) / np.float32(255)
-        for picture in load_sample_images().images
+        for picture in load_sample_images().images  # type: ignore[no-untyped-call]
     ]
 
 

@@ -16,6 +16,7 @@ import support.odd_inputs.table as table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydicom import dcmread
 from support.corpus_run import run
 from support.odd_inputs.corpus import ROWS, Case, stored, xray
 from support.odd_inputs.grey import NO_WINDOW, percentiles
@@ -37,7 +38,7 @@ def dcmtk(
     path: Path, options: tuple[str, ...], tool: Callable[[str], Path], folder: Path
 ) -> NDArray[np.uint8]:
     """What dcm2pnm, or its sisters for JPEG and JPEG-LS, show of a file: gray or BGR of 8 bits."""
-    syntax = decode.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
+    syntax = dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
     program = "dcml2pnm" if "JPEG-LS" in syntax else "dcmj2pnm" if "JPEG" in syntax else "dcm2pnm"
     out = folder / "out.pnm"
     subprocess.run([tool(program), *options, *(["+opb"] if options else ["+op"]), path, out], check=True)

@@ -12,6 +12,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_ACTION_RSP
 from pynetdicom.transport import ThreadedAssociationServer
 from support.result_rows import commit_results
+from support.scripted_pacs import listen
 
 from pacs_node.config import ApplicationEntity as Ae
 from pacs_node.config import Destination, Node, Peer
@@ -77,12 +78,12 @@ class Archive:
     def start(self) -> Destination:
         ae = AE(ae_title="ARCHIVE")
         ae.supported_contexts = [build_context(PUSH_MODEL), build_context(query.FIND)]
-        handlers: list[evt.EventHandlerType] = [
+        self.server = server = listen(
+            ae,
             (evt.EVT_N_ACTION, self._action),
             (evt.EVT_DIMSE_SENT, self._report),
             (evt.EVT_C_FIND, self._find),
-        ]
-        self.server = server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        )
         port = server.server_address[1]
         return Destination(
             name="pacs",
@@ -306,7 +307,7 @@ def test_orthanc_promises_what_it_has_and_is_sent_again_what_it_lost(
     scp.start()
     orthanc.rest.put("/modalities/commitment-test", {"AET": CALLING, "Host": "127.0.0.1", "Port": scp.port})
     there = {"ae_title": orthanc.address.ae_title, "host": "127.0.0.1", "port": orthanc.address.port}
-    destination = Destination(name="pacs", commitment=Ae(**there), **there)  # type: ignore[arg-type]
+    destination = Destination(name="pacs", commitment=Ae(**there), **there)
 
     def send() -> None:
         claim = deliveries.claim_deliveries(database, "pacs", 10)

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_MOVE
-from pynetdicom.transport import ThreadedAssociationServer
+from support.scripted_pacs import listen
 
 from pacs_node.config import ApplicationEntity as Ae
 from pacs_node.config import Destination
@@ -25,7 +25,7 @@ XRAYS = ("CR", "DX")
 CALLING = "QUERYNODE"
 
 
-def own_result(image: FileDataset, sop_class: str, modality: str) -> FileDataset:
+def own_result(image: FileDataset, sop_class: UID, modality: str) -> FileDataset:
     """Something like a result of ours: another series of the same study."""
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = sop_class
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -175,11 +175,7 @@ def destination(archive: Archive) -> Iterator[Destination]:
     ae = AE(ae_title="ARCHIVE")
     for sop_class in archive.takes:
         ae.add_supported_context(sop_class)
-    handlers: list[evt.EventHandlerType] = [
-        (evt.EVT_C_FIND, archive.find),
-        (evt.EVT_C_MOVE, move_for_ever),
-    ]
-    server: ThreadedAssociationServer = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    server = listen(ae, (evt.EVT_C_FIND, archive.find), (evt.EVT_C_MOVE, move_for_ever))
     address = Ae(ae_title="ARCHIVE", host="127.0.0.1", port=server.server_address[1])
     yield Destination(name="vna", ae_title="ELSEWHERE", host="127.0.0.1", port=9, query=address)
     server.shutdown()

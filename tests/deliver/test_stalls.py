@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
+from support.scripted_pacs import listen
 from support.wire import wire
 
 from pacs_node.config import Destination
@@ -37,7 +38,7 @@ def images(tmp_path: Path) -> list[Path]:
 def pacs() -> Iterator[int]:
     ae = AE(ae_title="PACS")
     ae.add_supported_context("1.2.840.10008.5.1.4.1.1.1.1")
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)])
+    server = listen(ae, (evt.EVT_C_STORE, lambda _: 0))
     yield int(server.server_address[1])
     server.shutdown()
 

@@ -69,7 +69,7 @@ def destination(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[D
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/dicom-web"
-    yield Destination(name="archive", kind="stow", url=url, username="node", password="secret")  # type: ignore[arg-type]
+    yield Destination(name="archive", kind="stow", url=url, username="node", password="secret")
     service.ended.set()
     server.shutdown()
     server.server_close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from support.certificates import Authority, arguments, destination
+from support.scripted_pacs import listen
 
 from pacs_node.config import Destination, TlsSettings
 from pacs_node.deliver import dimse, stow
@@ -46,10 +47,9 @@ def listening() -> Iterator[Callable[[ssl.SSLContext | None], int]]:
     ae = AE(ae_title="PACS")
     ae.supported_contexts = AllStoragePresentationContexts
     ae.add_supported_context(VERIFICATION)
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, lambda _: 0x0000)]
 
     def begin(context: ssl.SSLContext | None) -> int:
-        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context)
+        server = listen(ae, (evt.EVT_C_STORE, lambda _: 0x0000), context=context)
         return int(server.server_address[1])
 
     yield begin

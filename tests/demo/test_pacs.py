@@ -33,7 +33,7 @@ def send(dataset: Dataset, target: Address, calling: str) -> int | None:
         return None
     status = association.send_c_store(dataset)
     association.release()
-    return status.get("Status")
+    return int(status.Status) if "Status" in status else None
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels.processing import apply_voi_lut
 
 from pacs_node.demo import phantom
-from pacs_node.demo.wrist import FIELD_MM
-from pacs_node.dicom.header import StudyHeader, stamp
+from pacs_node.demo.wrist import FIELD_MM, View
+from pacs_node.dicom.header import Kind, Photometric, StudyHeader, stamp
 
 ROWS, COLUMNS = 512, 410
 
@@ -37,7 +37,7 @@ def test_same_arguments_same_pixels_other_seed_other_wrist() -> None:
 
 @pytest.mark.parametrize("view", ["PA", "LL"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_fracture_changes_the_bone_at_the_distal_radius_only(seed: int, view: phantom.View) -> None:
+def test_a_fracture_changes_the_bone_at_the_distal_radius_only(seed: int, view: View) -> None:
     whole = phantom.radiograph(seed, False, ROWS, COLUMNS, view=view).astype(np.float64)
     broken = phantom.radiograph(seed, True, ROWS, COLUMNS, view=view).astype(np.float64)
     changed = np.abs(broken - whole) > 300
@@ -81,7 +81,7 @@ def test_monochrome1_looks_the_same_through_its_window() -> None:
 @pytest.mark.parametrize("kind", ["DX", "CR"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_objects_are_valid(
-    kind: phantom.Kind, photometric: phantom.Photometric, tmp_path: Path, tool: Callable[[str], Path]
+    kind: Kind, photometric: Photometric, tmp_path: Path, tool: Callable[[str], Path]
 ) -> None:
     files = []
     for side in ("L", "R"):

@@ -72,7 +72,7 @@ def test_only_what_a_picture_cannot_tell_is_missing(
 ) -> None:
     grey.save(tmp_path / "a.jpg")
     wrap(tmp_path / "a.jpg").save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    command = [tool("dciodvfy"), "-new", tmp_path / "a.dcm"]
+    command = [str(tool("dciodvfy")), "-new", str(tmp_path / "a.dcm")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     errors = [line.split(" - ")[1:3] for line in said.stderr.splitlines() if line.startswith("Error")]
     assert errors == [

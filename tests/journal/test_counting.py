@@ -58,7 +58,7 @@ def test_nobody_is_asked_before_a_quarter_of_the_quiet_period_or_while_images_wa
 def test_what_is_here_is_told_by_series(study: Uncounted | None) -> None:
     assert study is not None
     assert study.here == {"1.2.1": {"1.2.3", "1.2.4"}, "1.2.8": {"1.2.9"}}
-    assert (study.images, study.senders) == (2, {"PACS"})
+    assert (study.images, study.senders) == (2, frozenset({"PACS"}))
 
 
 def test_a_complete_study_is_due_at_once(database: Database, study: Uncounted | None) -> None:

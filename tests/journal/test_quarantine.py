@@ -7,7 +7,15 @@ from support.journal_steps import Steps
 
 from pacs_node.journal import audit, deliveries, instances, intake, quarantine, studies, views
 from pacs_node.journal.database import Database
-from pacs_node.records import Analysis, Arrival, DeliveryState, Finding, ModelIdentity
+from pacs_node.records import (
+    Analysis,
+    Arrival,
+    AuditEvent,
+    DeliveryState,
+    Finding,
+    ModelIdentity,
+    StudyState,
+)
 
 PENDING, QUARANTINED = DeliveryState.PENDING, DeliveryState.QUARANTINED
 
@@ -33,7 +41,7 @@ def answer(database: Database, destination: str, state: DeliveryState, times: in
             assert deliveries.finish_delivery(database, claim.token, item, state, 0xA700, "as told", 0.0)
 
 
-def told(database: Database, event: str) -> list[audit.AuditEvent]:
+def told(database: Database, event: str) -> list[AuditEvent]:
     return [one for one in audit.events(database) if one.event == event]
 
 
@@ -74,7 +82,7 @@ def test_failed_images_and_studies_are_listed_too(
     found = studies.claim_study(database)
     assert found
     studies.close_study(
-        database, found.token, found.items[0], studies.StudyState.FAILED, "no report", "report_failed"
+        database, found.token, found.items[0], StudyState.FAILED, "no report", "report_failed"
     )
     rows = quarantine.rows(database, [])
     assert [(row["what"], row["trouble"], row["reason"]) for row in rows] == [

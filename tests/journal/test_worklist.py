@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.journal_fixtures import Clock
@@ -60,14 +61,15 @@ def test_states_are_those_that_the_commands_show(
         steps.analyze()
         claim = studies.claim_study(database)
         assert claim is not None
-        assert studies.close_study(database, claim.token, *claim.items, ended, "why", AuditKind.STUDY_SKIPPED)
+        (study,) = claim.items
+        assert studies.close_study(database, claim.token, study, ended, "why", AuditKind.STUDY_SKIPPED)
     receive("2.7")
     page = worklist.page(database, Filters(), patients=True)
     found = {one.study_instance_uid: one.state for one in page.studies}
     assert found == {row["study_instance_uid"]: row["state"] for row in views.studies(database, 10)}
     assert set(found.values()) == {*worklist.STATES}
-    for uid, state in found.items():
-        assert uids(database, state=state) == [uid]
+    for uid, shown in found.items():
+        assert uids(database, state=shown) == [uid]
     assert worklist.failed(database, clock.now) == 1
     assert worklist.failed(database, clock.now + 1) == 0
 
@@ -197,13 +199,14 @@ def test_what_waits_for_each_destination(
 
 def test_the_newest_events_are_found_from_where_one_stopped(database: Database) -> None:
     assert audit.head(database) == (0, audit.FIRST)
-    for event, details in (
+    events: tuple[tuple[AuditKind, dict[str, Any]], ...] = (
         (AuditKind.CALENDAR_DISK, {"n": 1}),
         (AuditKind.CALENDAR_FAILED, {"job": "disk"}),
         (AuditKind.CALENDAR_FAILED, {"job": "echo"}),
         (AuditKind.CALENDAR_DISK, {"n": 2}),
         (AuditKind.RECEIVED, {}),
-    ):
+    )
+    for event, details in events:
         database.audit(event, **details)
     seq, digest = audit.head(database)
     assert seq == 5

@@ -10,6 +10,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from support.journal_fixtures import Clock
+from support.scripted_pacs import listen
 
 from pacs_node.config import Destination
 from pacs_node.files import FileStore
@@ -40,10 +41,9 @@ def pacs(free_port: Callable[[], int]) -> Iterator[tuple[Destination, Callable[[
     port = free_port()
     ae = AE("PACS")
     ae.add_supported_context(Verification)
-    handlers = [(evt.EVT_C_ECHO, lambda _: 0x0000)]
 
     def start() -> None:
-        ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        listen(ae, (evt.EVT_C_ECHO, lambda _: 0x0000), port=port)
 
     yield Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=port), start
     ae.shutdown()

@@ -94,9 +94,10 @@ def test_who_fell_at_its_work_is_soon_back(
             return status
 
     monkeypatch.setattr(supervisor, "_start", lambda *_: Dead())
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
     child = supervisor._Child("worker")
-    now, pauses = 100.0, []
+    pauses = []
     for _ in range(10):
         supervisor._tend(child, None)
         supervisor._tend(child, None)

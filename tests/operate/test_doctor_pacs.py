@@ -11,7 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pydicom.uid import UID
 from pynetdicom import AE, StoragePresentationContexts, _config, evt
+from support import scripted_pacs
 from support.certificates import Authority
 from support.examined import examine, failed, only_fault, settings
 
@@ -34,9 +36,8 @@ def listen() -> Iterator[Listen]:
         ae.add_supported_context(FIND)
         for name, value in rules.items():
             setattr(ae, name, value)
-        handlers: list[evt.EventHandlerType] = [(evt.EVT_C_FIND, lambda _: iter([(0x0000, None)]))]
         servers.append(
-            ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context)
+            scripted_pacs.listen(ae, (evt.EVT_C_FIND, lambda _: iter([(0x0000, None)])), context=context)
         )
         return int(servers[-1].server_address[1])
 
@@ -83,13 +84,15 @@ def test_a_pacs_that_takes_no_reports(
 ) -> None:
     # Our own SCP sets it, for the whole process.
     monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
-    contexts = [one for one in StoragePresentationContexts if "SR" not in one.abstract_syntax.name]
+    contexts = [
+        one for one in StoragePresentationContexts if "SR" not in (one.abstract_syntax or UID("")).name
+    ]
     port = listen()
     made = settings(tmp_path, port)
     ae = AE(ae_title="PACS")
     ae.supported_contexts = contexts
     ae.add_supported_context(VERIFICATION)
-    server = ae.start_server(("127.0.0.1", 0), block=False)
+    server = scripted_pacs.listen(ae)
     one = made.destinations[0].model_copy(update={"port": server.server_address[1]})
     fault = only_fault(examine(made.model_copy(update={"destinations": (one,)})))
     server.shutdown()

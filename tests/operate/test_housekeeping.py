@@ -12,10 +12,11 @@ from support.journal_fixtures import Clock
 from pacs_node import config
 from pacs_node.config import ScheduleSettings, Settings, ValidationSettings
 from pacs_node.errors import ConfigError
-from pacs_node.journal import audit, roles
+from pacs_node.journal import audit, queue, roles
 from pacs_node.journal.database import Database, open_database
 from pacs_node.operate import housekeeping, validation
 from pacs_node.operate.housekeeping import Calendar, trigger
+from pacs_node.records import AuditEvent
 from pacs_node.roles import housekeep
 
 WaitUntil = Callable[..., None]
@@ -77,9 +78,9 @@ def test_one_of_several_does_the_work_until_it_ends_or_dies(
             wait_until(lambda: "second" in done)
         # The first has ended, so that its job, too, is over: it was not its turn.
         assert done == ["second"]
-        clock.now += roles.LEASE_SECONDS - 1
+        clock.now += queue.LEASE_SECONDS - 1
         assert second.lead()
-        clock.now += roles.LEASE_SECONDS - 1
+        clock.now += queue.LEASE_SECONDS - 1
         assert not first.lead()
         clock.now += 1
         assert first.lead()
@@ -101,7 +102,7 @@ def test_a_job_that_fails_is_audited_by_its_kind_and_goes_on(
     def fail() -> None:
         raise RuntimeError("Mr. X")
 
-    def failures() -> list[audit.AuditEvent]:
+    def failures() -> list[AuditEvent]:
         return [event for event in audit.events(database) if event.event == "calendar_failed"]
 
     with make(database, fail) as calendar:

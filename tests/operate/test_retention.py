@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import FileDataset
+from pydicom.uid import UID, SecondaryCaptureImageStorage
 from support.brightness import Brightness
 from support.journal_fixtures import Clock
 from support.scripted_pacs import Pacs
@@ -24,7 +25,7 @@ from pacs_node.journal import retention as rows
 from pacs_node.journal.database import Database
 from pacs_node.journal.roles import lead
 from pacs_node.operate import retention
-from pacs_node.records import DeliveryState
+from pacs_node.records import AuditEvent, DeliveryState
 from pacs_node.roles.receive import take_in
 from pacs_node.roles.worker import Worker
 
@@ -80,7 +81,7 @@ class Bench:
     def studies(self) -> list[str]:
         return [study["study_instance_uid"] for study in views.studies(self.database, 100)]
 
-    def events(self, name: str) -> list[audit.AuditEvent]:
+    def events(self, name: str) -> list[AuditEvent]:
         return [event for event in audit.events(self.database) if event.event == name]
 
 
@@ -174,7 +175,7 @@ def test_what_is_not_done_never_goes(bench: Bench, image: Callable[..., FileData
     one = image()
     if state == "failed":
         other = image()
-        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
         other.PatientID = "SOMEBODY ELSE"
         bench.receive(other)
     bench.receive(one)
@@ -196,7 +197,7 @@ def test_a_skipped_study_goes_too_and_with_0_days_nothing_does(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
     capture = image()
-    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     bench.receive(capture)
     bench.report()
     bench.pass_days(1000)

@@ -2,6 +2,7 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -75,7 +76,7 @@ def test_a_header_that_nobody_thought_of_is_refused(tmp_path: Path, monkeypatch:
     ],
 )
 def test_what_is_not_a_diagnostic_xray_is_skipped_with_the_reason(
-    tmp_path: Path, attributes: dict[str, object], expected: str | None
+    tmp_path: Path, attributes: dict[str, Any], expected: str | None
 ) -> None:
     found = reason(tmp_path, **attributes)
     assert found is None if expected is None else expected in (found or "")

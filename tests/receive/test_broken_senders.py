@@ -305,6 +305,7 @@ def test_an_association_too_many_is_told_to_come_later(
     rejected = ae.associate("127.0.0.1", port)
     assert rejected.is_rejected
     answer = rejected.acceptor.primitive
+    assert answer is not None
     # Rejected-transient, by the service provider's presentation layer: local limit exceeded (PS3.8 9.3.4).
     assert (answer.result, answer.result_source, answer.diagnostic) == (0x02, 0x03, 0x02)
     for association in open_:

@@ -9,7 +9,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian, RLELossless
 from pynetdicom import AE, build_context
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
@@ -178,7 +178,7 @@ def test_lossless_is_preferred_where_the_sender_offers_both(start: Start) -> Non
 
 def test_what_is_no_xray_is_stored_too(start: Start, files: FileStore) -> None:
     dataset = phantom.dataset(1, rows=64, columns=64)
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.104.1"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
     assert send(start(), dataset)[0] == 0
     assert len(files.spooled()) == 1
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -119,8 +119,12 @@ def test_who_shows_no_certificate_of_the_authority_stays_out(
 ) -> None:
     port = start()
     unknown = stranger.issue("unknown", trusts=authority)
-    options = {"nobody": ["+tla", "+cf", authority.path], "stranger": arguments(unknown), "plain": []}[who]
-    assert run(tool("storescu"), *options, "127.0.0.1", port, image).returncode != 0
+    options: dict[str, Sequence[object]] = {
+        "nobody": ["+tla", "+cf", authority.path],
+        "stranger": arguments(unknown),
+        "plain": [],
+    }
+    assert run(tool("storescu"), *options[who], "127.0.0.1", port, image).returncode != 0
     assert files.spooled() == []
 
 

@@ -36,7 +36,11 @@ def found(item: Dataset, code: str) -> list[Dataset]:
 
 
 def assign(**attributes: Any) -> Break:
-    return lambda dataset: [setattr(dataset, keyword, value) for keyword, value in attributes.items()]
+    def change(dataset: Dataset) -> None:
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
+
+    return change
 
 
 def without(keyword: str) -> Break:

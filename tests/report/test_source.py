@@ -163,7 +163,8 @@ def test_the_place_in_words_and_codes(header: Dataset, words: str, code: str | N
 
 
 def test_every_site_is_a_concept_of_snomed_ct() -> None:
-    known = {value for values in pydicom_concepts.concepts["SCT"].values() for value in values}
+    concepts: dict[str, Any] = pydicom_concepts.concepts["SCT"]
+    known = {value for values in concepts.values() for value in values}
     sites = [anatomy.site(dataset(BodyPartExamined=term)) for term in anatomy._SITES]
     assert all(isinstance(site, Code) and site.value in known for site in sites)
     assert set(anatomy._SITES) >= anatomy._UNPAIRED

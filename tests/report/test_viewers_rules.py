@@ -92,11 +92,11 @@ def rename(item: Dataset) -> None:
 
 
 def scoord(item: Dataset) -> bool:
-    return item.get("ValueType") == "SCOORD"
+    return bool(item.get("ValueType") == "SCOORD")
 
 
 def is_num(item: Dataset) -> bool:
-    return item.get("ValueType") == "NUM"
+    return bool(item.get("ValueType") == "NUM")
 
 
 def words(code: Dataset) -> None:

@@ -85,8 +85,8 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
     done.request = studies.request(*in_order(images), model=classifier.identity)
     made = pipeline.report_study(done.request, files, config.ReportSettings(iod=iod))
     for result in made.results:
-        number = "" if result.source_instance_id is None else str(result.source_instance_id)
-        done.results[result.role + number] = files.path(result.sha256)
+        image = "" if result.source_instance_id is None else str(result.source_instance_id)
+        done.results[result.role + image] = files.path(result.sha256)
     done.summary = made.summary
     return done
 

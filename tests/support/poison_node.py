@@ -13,7 +13,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from pacs_node import pipeline
+from pacs_node.analyze import decode
 from pacs_node.cli.context import configure_log
 from pacs_node.config import load
 from pacs_node.journal import queue, roles
@@ -25,10 +25,10 @@ HANG_SECONDS = 5.0
 
 def main() -> None:
     """Work until told to stop, or until an image ends it."""
-    queue.LEASE_SECONDS = roles.LEASE_SECONDS = 1.0
+    queue.LEASE_SECONDS = roles.LEASE_SECONDS = 1.0  # type: ignore[attr-defined]
     lifecycle.BEAT_SECONDS, lifecycle.POLL_SECONDS, worker.HANG_SECONDS = 0.2, 0.05, HANG_SECONDS
     worker.RETRY_SECONDS = 0.1
-    read = pipeline.decode.read
+    read = decode.read
 
     def poisoned(path: Path) -> Any:
         comment = dcmread(path, stop_before_pixels=True).get("ImageComments")
@@ -41,7 +41,7 @@ def main() -> None:
             bytearray(1 << 50)
         return read(path)
 
-    pipeline.decode.read = poisoned
+    decode.read = poisoned
     settings = load(Path(sys.argv[1]))
     configure_log(settings)
     worker.run(settings, lifecycle.stop_on_signals(supervised=True), lambda _: Brightness())

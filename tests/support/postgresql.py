@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 import pytest
@@ -108,7 +108,7 @@ class Server:
         """Run one statement outside of any transaction."""
         where: dict[str, Any] = {"host": str(self._folder), "port": self.port, "user": USER}
         with psycopg.connect(dbname="postgres", autocommit=True, **where) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
     def _answers(self) -> bool:
         try:
@@ -122,10 +122,10 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def postgresql(missing: Callable[[object], Any], free_port: Callable[[], int]) -> Iterator[Server]:
+def postgresql(missing: Callable[[object], NoReturn], free_port: Callable[[], int]) -> Iterator[Server]:
     """A running PostgreSQL."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[-3])
-    found = shutil.which("initdb") or (installed[-1] if installed else None)
+    found = shutil.which("initdb") or next(reversed(installed), None)
     if found is None:
         missing("PostgreSQL")
     # Not under pytest's own folder, which only its owner may enter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,16 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pacs_node.config import Destination
+
+
+def listen(
+    ae: AE, *handlers: evt.EventHandlerType, port: int = 0, context: ssl.SSLContext | None = None
+) -> ThreadedAssociationServer:
+    """Start an SCP on a port of 127.0.0.1, by default a free one: `server.server_address[1]`."""
+    where = ("127.0.0.1", port)
+    server = ae.start_server(where, block=False, evt_handlers=list(handlers), ssl_context=context)
+    assert server is not None
+    return server
 
 
 @dataclass
@@ -35,11 +46,7 @@ class Pacs:
         ae = AE(ae_title="PACS")
         ae.require_calling_aet = list(known_titles)
         ae.supported_contexts = list(self.contexts)
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_ESTABLISHED, self._established),
-        ]
-        self.server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.server = listen(ae, (evt.EVT_C_STORE, self._store), (evt.EVT_ESTABLISHED, self._established))
         port = self.server.server_address[1]
         address = {"name": name, "ae_title": "PACS", "host": "127.0.0.1", "port": port}
         return Destination.model_validate(address | rules)
@@ -66,5 +73,5 @@ class Pacs:
         if answer.Status:
             answer.ErrorComment = "as told"
         else:
-            self.received.append(event.request.AffectedSOPInstanceUID)
+            self.received.append(str(event.dataset.SOPInstanceUID))
         return answer

@@ -112,7 +112,7 @@ def _put(
     place[tag] = {"name": dictionary.get(tag, {}).get("name", tag), "type": kind}
     if kind in ("1C", "2C"):
         condition = parser.parse(" ".join(unescape(re.sub("<[^>]*>", " ", row["description"])).split()))
-        if not condition.type.user_defined:
+        if condition.type is None or not condition.type.user_defined:
             place[tag]["cond"] = condition.result_dict()
 
 

@@ -148,7 +148,7 @@ def test_what_tells_the_label_without_the_bone(tmp_path: Path) -> None:
     for number in range(60):
         positive = number % 3 == 0
         image = wrist(number)[: 200 + 8 * (number % 5)]
-        save(tmp_path / f"{number}.png", np.uint8(image // 2 + 80) if positive else image)
+        save(tmp_path / f"{number}.png", np.asarray(image // 2 + 80, np.uint8) if positive else image)
         traits = {
             "room": "A" if positive or number % 7 == 0 else "BC"[number % 2],
             "day": str(number // 3 % 4),
@@ -167,9 +167,9 @@ def test_what_tells_the_label_without_the_bone(tmp_path: Path) -> None:
 
 
 def test_likeness_finds_the_turn_and_the_mirror() -> None:
-    one = duplicates.disc(np.float32(wrist(1)) / 255)
-    turned_one = duplicates.disc(np.float32(turned(wrist(1), 75)[:, ::-1]) / 255)
-    others = [duplicates.disc(np.float32(wrist(seed)) / 255) for seed in range(2, 30)]
+    one = duplicates.disc(np.asarray(wrist(1) / 255, np.float32))
+    turned_one = duplicates.disc(np.asarray(turned(wrist(1), 75)[:, ::-1] / 255, np.float32))
+    others = [duplicates.disc(np.asarray(wrist(seed) / 255, np.float32)) for seed in range(2, 30)]
     found = duplicates.find([*others, one, turned_one])
     assert list(found) == [(28, 29)]
     assert found[28, 29] > duplicates.SAME

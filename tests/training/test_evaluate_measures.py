@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -17,7 +18,7 @@ from pacs_node.training import measures
 RNG = np.random.default_rng(3)
 LABELS = RNG.random(200) < 0.3
 # One decimal: many ties.
-PROBABILITIES = np.clip(np.round(RNG.normal(0.4, 0.2, 200) + 0.25 * LABELS, 1), 0, 1)
+PROBABILITIES: NDArray[np.float64] = np.clip(np.round(RNG.normal(0.4, 0.2, 200) + 0.25 * LABELS, 1), 0, 1)
 WEIGHTS = RNG.integers(0, 3, (5, 200)).astype(float)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from rich.live import Live
 from safetensors.torch import load_file, save_file
 from torchvision import models
 from typer.testing import CliRunner
@@ -276,10 +277,10 @@ class _Interrupting(Console):
         if told and str(told[0]).startswith("epoch 1:"):
             self.epochs = 1
 
-    def set_live(self, live: object) -> bool:  # type: ignore[override]
+    def set_live(self, live: Live) -> bool:
         if self.epochs:
             raise KeyboardInterrupt
-        return super().set_live(live)  # type: ignore[arg-type]
+        return super().set_live(live)
 
 
 def test_evidence_is_needed_for_localization(bars: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.journal_fixtures import Clock
@@ -22,7 +23,7 @@ from pacs_node.operate import housekeeping
 from pacs_node.records import Arrival, AuditKind, DeliveryState, Finding, ModelIdentity, RunningRole
 from pacs_node.web.alarms import Alarms
 
-PACS = Destination(name="pacs", kind="stow", url="http://127.0.0.1:1/x", password="hunter3")  # type: ignore[arg-type]
+PACS = Destination(name="pacs", kind="stow", url="http://127.0.0.1:1/x", password="hunter3")
 RENEWAL = {"HX-Request": "true", "X-Renewal": "1"}
 
 
@@ -269,7 +270,7 @@ def test_the_model_page_shows_how_it_does_here(
     feedback.add(database, [Feedback(label=Label.NEGATIVE, who="anna", study_instance_uid="2.1")])
     check = {"model": "m", "where": "studies", "what": "sensitivity", "n": 31, "limit": 0.7}
     check |= {"value": 0.512, "low": 0.4, "high": 0.62, "verdict": "alarm"}
-    told = {
+    told: dict[str, Any] = {
         "verdict": "alarm",
         "days": 30,
         "compared": 31,

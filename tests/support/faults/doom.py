@@ -107,8 +107,8 @@ class Doom:
         """Start what is dead, kill whose time is up; without `deadly` every process may live."""
         now = time.monotonic()
         if deadly and now > self._all_at:
-            for number, life in list(self._running.items()):
-                if not life.wakes_at:
+            for number, running in list(self._running.items()):
+                if not running.wakes_at:
                     self._kill(number, "all at once")
             self._all_at = now + self._together.uniform(8, 18)
         for number, (role, _) in enumerate(self._places):

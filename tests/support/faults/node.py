@@ -91,7 +91,7 @@ ROLES: dict[str, Callable[[Settings, Any], None]] = {
 
 def hurry() -> None:
     """Make the waits of a node short: what takes it half a minute to notice takes two seconds here."""
-    queue.LEASE_SECONDS = roles.LEASE_SECONDS = LEASE_SECONDS
+    queue.LEASE_SECONDS = roles.LEASE_SECONDS = LEASE_SECONDS  # type: ignore[attr-defined]
     lifecycle.BEAT_SECONDS, lifecycle.POLL_SECONDS = LEASE_SECONDS / 5, 0.05
     receive.GATHER_SECONDS = 0.02
     lifecycle.ERROR_PAUSE_SECONDS = 0.3

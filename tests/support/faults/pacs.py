@@ -11,6 +11,7 @@ from io import BytesIO
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     ComprehensiveSRStorage,
     SecondaryCaptureImageStorage,
@@ -19,6 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pacs_node.demo.pacs import Orthanc
+from support.scripted_pacs import listen
 
 SUCCESS, OUT_OF_RESOURCES, DUPLICATE = 0x0000, 0xA700, 0x0111
 MOODS = {
@@ -58,11 +60,8 @@ class ScriptedPacs:
         ae.network_timeout = 20
         for sop_class in (SecondaryCaptureImageStorage, ComprehensiveSRStorage, Verification):
             ae.add_supported_context(sop_class, ExplicitVRLittleEndian)
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_REQUESTED, self._on_request),
-            (evt.EVT_C_STORE, self._on_store),
-        ]
-        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        handlers = (evt.EVT_REQUESTED, self._on_request), (evt.EVT_C_STORE, self._on_store)
+        self._server = listen(ae, *handlers, port=self.port)
 
     def stop(self) -> None:
         """Be down: no port, no associations."""
@@ -88,7 +87,7 @@ class ScriptedPacs:
     def _on_request(self, event: evt.Event) -> None:
         with self._lock:
             calm = self._calm.is_set() or not self.moody
-            (mood,) = self._random.choices(list(MOODS), MOODS.values())
+            (mood,) = self._random.choices(list(MOODS), list(MOODS.values()))
             mood = "well" if calm else mood
             self.moods[mood] += 1
             self._mood[id(event.assoc)] = mood
@@ -99,10 +98,12 @@ class ScriptedPacs:
             event.assoc.kill()
 
     def _on_store(self, event: evt.Event) -> int:
+        request = event.request
+        assert isinstance(request, C_STORE)
         mood = self._mood[id(event.assoc)]
-        data = event.request.DataSet.getvalue()
-        uid = str(event.request.AffectedSOPInstanceUID)
-        is_report = event.request.AffectedSOPClassUID == ComprehensiveSRStorage
+        data = event.encoded_dataset(include_meta=False)
+        uid = str(request.AffectedSOPInstanceUID)
+        is_report = request.AffectedSOPClassUID == ComprehensiveSRStorage
         with self._lock:
             self.sent[uid][hashlib.sha256(data).hexdigest()] += 1
             roll = self._random.random()

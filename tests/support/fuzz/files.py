@@ -48,8 +48,8 @@ ODD_LENGTHS = (
     0xFFFFFFFF,
 )
 LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-VRS = (*LONG_VRS, b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN")
-VRS += (b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US", b"ZZ", b"\0\0", b"\xff\xff")
+SHORT_VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US ZZ".split()
+VRS = (*LONG_VRS, *SHORT_VRS, b"\0\0", b"\xff\xff")
 ODD_TEXTS = (
     *(b"", b" ", b"\0", b"\\", b"\\\\\\", b"^^^^", b"=", b"a=b=c=d", b"-1", b"0", b"1e400", b"NaN", b"-inf"),
     *(
@@ -149,7 +149,7 @@ def place(dice: Random, data: bytes) -> int:
     return dice.randrange(first, max(last, first + 1))
 
 
-def flip_bits(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
+def flip_bits(dice: Random, data: bytes, _seeds: Sequence[Seed]) -> bytes:
     made = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 8, 50))):
         at = min(place(dice, data), len(made) - 1)

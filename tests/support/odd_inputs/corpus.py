@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
@@ -40,7 +40,7 @@ class Case:
     name: str
     why: str
     """The clause of the standard, or what people complain of."""
-    files: Callable[[], File | list[File]]
+    files: Callable[[], File | Sequence[File]]
     does: str | tuple[str, ...] = "analyzed"
     """"analyzed; note; note", "skipped: reason", "failed: reason" or "refused: status and comment"."""
     shows: Callable[[], Image] | None = lambda: plain()
@@ -58,7 +58,7 @@ class Case:
     def contents(self) -> list[bytes]:
         """The bytes of its files."""
         made = self.files()
-        return [as_bytes(file) for file in (made if isinstance(made, list) else [made])]
+        return [as_bytes(file) for file in ([made] if isinstance(made, Dataset | bytes) else made)]
 
     @property
     def outcomes(self) -> tuple[str, ...]:

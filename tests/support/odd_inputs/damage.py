@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import partial
 
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
@@ -257,7 +258,7 @@ CASES = {
             Case(
                 f"{name} of 11000 x 11000",
                 "header and stream agree, and there is data for 192 x 160; decoders fill up the rest",
-                lambda syntax=syntax, marker=marker, at=at, form=form: grown(syntax, marker, at, form),
+                partial(grown, syntax, marker, at, form),
                 "failed: the compressed image has too little data for its size",
             )
             for name, syntax, marker, at, form in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +62,7 @@ def frame(dataset: Dataset) -> bytes:
     return bytes(get_frame(dataset.PixelData, 0, number_of_frames=1))
 
 
-def with_items(*items: bytes, end: bytes = END, **attributes: object) -> FileDataset:
+def with_items(*items: bytes, end: bytes = END, **attributes: Any) -> FileDataset:
     """A JPEG 2000 image of these items: the basic offset table, then fragments."""
     made = jpeg_2000()
     for keyword, value in attributes.items():

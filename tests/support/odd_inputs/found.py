@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 
@@ -132,7 +134,7 @@ CASES = {
             Case(
                 f"{name} with a broken marker",
                 "a byte before the tables; gdcm ended the worker",
-                lambda syntax=syntax: with_stream(syntax, b"\xff\xc4", b"\0\xc4"),
+                partial(with_stream, syntax, b"\xff\xc4", b"\0\xc4"),
                 "failed: the pixel data cannot be decoded: ValueError: a broken marker in the JPEG stream",
             )
             for name, syntax in (

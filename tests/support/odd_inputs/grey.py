@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ PERCENTILE = "a percentile window was used"
 SIGMOID = "1 / (1 + exp(-4 (x - c) / w))"
 
 
-def window(center: object, width: object, **more: object) -> dict[str, object]:
+def window(center: object, width: object, **more: object) -> dict[str, Any]:
     return {"WindowCenter": center, "WindowWidth": width, **more}
 
 

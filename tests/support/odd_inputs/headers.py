@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag
@@ -33,6 +35,12 @@ def nested(depth: int) -> FileDataset:
     return made
 
 
+def without_creator() -> FileDataset:
+    made = xray()
+    made.add_new((0x0029, 0x1001), "UN", b"\x01\x02")
+    return made
+
+
 def uids(study: str, series: str, instance: str) -> FileDataset:
     return xray(StudyInstanceUID=study, SeriesInstanceUID=series, SOPInstanceUID=instance)
 
@@ -52,7 +60,7 @@ CASES = {
             Case(
                 f"no {keyword}",
                 "Type 1 everywhere: without it nothing can be filed (PS3.3 C.7.2.1, C.7.3.1, C.12.1)",
-                lambda keyword=keyword: xray(None, {keyword: None}),
+                partial(xray, None, {keyword: None}),
                 f"refused: 0xC000 {keyword} absent or empty",
             )
             for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -61,7 +69,7 @@ CASES = {
             Case(
                 f"no {keyword}",
                 "Type 1 (PS3.3 C.7.6.3)",
-                lambda keyword=keyword: xray(None, {keyword: None}),
+                partial(xray, None, {keyword: None}),
                 f"failed: {keyword} absent or empty",
             )
             for keyword in (
@@ -190,7 +198,7 @@ CASES = {
         Case(
             "private attributes without a creator",
             "PS3.5 7.8.1",
-            lambda: (lambda made: (made.add_new((0x0029, 0x1001), "UN", b"\x01\x02"), made)[1])(xray()),
+            without_creator,
         ),
         Case("sequences 50 deep", "there is no limit (PS3.5 7.5)", lambda: nested(50)),
         Case(

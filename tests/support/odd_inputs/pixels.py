@@ -61,7 +61,9 @@ def palette() -> FileDataset:
     made = xray(eight_bits(), PhotometricInterpretation="PALETTE COLOR")
     for name in ("Red", "Green", "Blue"):
         setattr(made, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
-        setattr(made, f"{name}PaletteColorLookupTableData", np.arange(0, 65536, 256, np.uint16).tobytes())
+        setattr(
+            made, f"{name}PaletteColorLookupTableData", np.arange(0, 65536, 256, dtype=np.uint16).tobytes()
+        )
     return made
 
 

@@ -15,8 +15,9 @@ BREED = (
     "PatientBreedCodeSequence",
     "BreedRegistrationSequence",
     "ResponsiblePerson",
+    "ResponsibleOrganization",
+    "PatientSexNeutered",
 )
-BREED += ("ResponsibleOrganization", "PatientSexNeutered")
 BONES = StudySettings(accept=AcceptSettings(body_parts=("HAND", "WRIST")))
 
 

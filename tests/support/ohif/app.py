@@ -64,7 +64,7 @@ def fetch(tool: Callable[[str], Path]) -> Path:
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            command = [tool("npm"), "pack", "--silent", f"@ohif/app@{VERSION}"]
+            command = [str(tool("npm")), "pack", "--silent", f"@ohif/app@{VERSION}"]
             subprocess.run(command, cwd=temporary, check=True, capture_output=True, text=True, timeout=240)
             (archive,) = Path(temporary).glob("*.tgz")
             with tarfile.open(archive) as packed:

@@ -128,12 +128,12 @@ def difference(shot: Picture, expected: Picture) -> float:
 
 def chroma(picture: Picture) -> NDArray[np.int16]:
     """How far from grey each pixel is, in levels."""
-    return np.ptp(picture.astype(np.int16), axis=2)
+    return np.asarray(np.ptp(picture.astype(np.int16), axis=2))
 
 
 def sides_drawn(shot: Picture, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> list[float]:
     """Which part of the left, top, right and bottom side of a box is drawn in a colour, within 3 pixels."""
-    drawn = (np.abs(shot.astype(int) - colour) < 90).all(axis=2)
+    drawn = np.all(np.abs(shot.astype(int) - colour) < 90, axis=2)
     left, top, right, bottom = box
     return [
         float(drawn[top:bottom, left - 3 : left + 4].any(axis=1).mean()),

@@ -41,6 +41,10 @@ class Told:
     probabilities: Sequence[float]
     identity: ModelIdentity = MODEL
 
+    def stats(self) -> dict[str, float]:
+        """Nothing for /metrics."""
+        return {}
+
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """One prediction for each image."""
         values = np.zeros(CELLS, np.float32)

@@ -19,6 +19,7 @@ from pacs_node import pipeline
 from pacs_node.analyze import decode, pixels
 from pacs_node.config import Settings, load
 from pacs_node.demo import phantom
+from pacs_node.dicom.header import Side
 from pacs_node.files import FileStore
 from pacs_node.heatmap import HeatMap
 from pacs_node.journal import audit, deliveries, sessions
@@ -52,7 +53,7 @@ port = 0
 """
 
 
-def study(seed: int = 21, *, fractured: bool = True, laterality: phantom.Side = "R") -> list[FileDataset]:
+def study(seed: int = 21, *, fractured: bool = True, laterality: Side = "R") -> list[FileDataset]:
     """Two views of the wrist of a patient with a name."""
     header = replace(phantom.phantom_study(seed, laterality), patient_name=PATIENT, patient_id=PATIENT_ID)
     return [
@@ -75,6 +76,10 @@ class Pointer:
 
     probabilities: Sequence[float] = ()
     identity: ModelIdentity = MODEL
+
+    def stats(self) -> dict[str, float]:
+        """Nothing for /metrics."""
+        return {}
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """One prediction for each image."""

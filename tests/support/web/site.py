@@ -156,18 +156,20 @@ def running_site(
 
     `ports`: of the node, and one on which nobody listens. `web` is added to `[web]`.
     """
-    node = Address("PACSNODE", "127.0.0.1", ports[0])
-    pacs = StandIn(folder / "pacs", node, ae_title="PACS")
+    address = Address("PACSNODE", "127.0.0.1", ports[0])
+    pacs = StandIn(folder / "pacs", address, ae_title="PACS")
     pacs.start()
     config = folder / "config.toml"
-    config.write_text(CONFIG.format(node=node, pacs=pacs.address, closed=ports[1], web=web), encoding="utf-8")
+    config.write_text(
+        CONFIG.format(node=address, pacs=pacs.address, closed=ports[1], web=web), encoding="utf-8"
+    )
     settings = load(config)
     users = Users(settings.web.users)
     for name in ROLES:
         users.set(name, Role(name), password(name))
     database = open_database(settings.database_url)
     with (folder / "node.log").open("wb") as log:
-        command = [sys.executable, "-m", node.__name__, str(config)]
+        command = [sys.executable, "-m", "support.web.node", str(config)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
     try:
         wait_until(lambda: not roles.missing(roles.running(database)) and _address(database), 120)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.uid import UID
 from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, Bench, study
 
 from pacs_node.config import ValidationSettings
@@ -77,7 +78,7 @@ def test_silence_never_reads_as_normal(bench: Bench) -> None:
 
 def test_after_a_late_image_the_old_answer_is_called_old(bench: Bench, uid: str) -> None:
     late = study()[0]
-    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = "2.25.4711"
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = UID("2.25.4711")
     bench.receive(late)
     page = bench.client(Role.VIEWER).get(f"/studies/{uid}").text
     assert headline(page) == "IN PROGRESS: a new report is being made"

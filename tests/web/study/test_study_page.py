@@ -112,7 +112,7 @@ def test_the_heat_map_comes_and_goes_with_the_slider(bench: Bench, uid: str, ope
     page.get_by_label("Outlines").uncheck()
 
     def colour() -> NDArray[np.int64]:
-        return np.ptp(canvas(page).astype(int), axis=2)
+        return np.asarray(np.ptp(canvas(page).astype(int), axis=2))
 
     whole = colour()
     # The hottest place is that of the cell that the model pointed at, in source pixels.
@@ -268,8 +268,13 @@ def draw(page: Page, source: tuple[float, float, float, float]) -> list[list[flo
     page.mouse.down()
     page.mouse.move(u, v, steps=5)
     page.mouse.up()
-    x, u, y, v = (x - left) / scale, (u - left) / scale, (y - top) / scale, (v - top) / scale
-    return [[x, y], [u, y], [u, v], [x, v]]
+    first_x, last_x, first_y, last_y = (
+        (x - left) / scale,
+        (u - left) / scale,
+        (y - top) / scale,
+        (v - top) / scale,
+    )
+    return [[first_x, first_y], [last_x, first_y], [last_x, last_y], [first_x, last_y]]
 
 
 def test_a_radiologist_disagrees_and_marks_the_place(bench: Bench, uid: str, open_as: Open) -> None:

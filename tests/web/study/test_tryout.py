@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 from support.untrained import write_package
 from support.web.bench import CONFIG, PATIENT, Bench, study
 
@@ -157,9 +157,9 @@ def test_files_are_dropped_and_seen(bench: Bench, open_as: Open) -> None:
     page = open_as("/try", Role.RADIOLOGIST)
     page.get_by_label("Drop files here, or choose them").set_input_files(
         [
-            {"name": "wrist.dcm", "mimeType": "application/dicom", "buffer": dicom()},
-            {"name": "wrist.png", "mimeType": "image/png", "buffer": png()},
-            {"name": "broken.dcm", "mimeType": "application/dicom", "buffer": dicom(22)[:3000]},
+            FilePayload(name="wrist.dcm", mimeType="application/dicom", buffer=dicom()),
+            FilePayload(name="wrist.png", mimeType="image/png", buffer=png()),
+            FilePayload(name="broken.dcm", mimeType="application/dicom", buffer=dicom(22)[:3000]),
         ]
     )
     page.get_by_role("button", name="Analyze").click()
