@@ -15,7 +15,7 @@ from support.result_rows import commit_results
 from support.scripted_pacs import listen
 
 from pacs_node.config import ApplicationEntity as Ae
-from pacs_node.config import Destination, Node, Peer
+from pacs_node.config import Destination, NodeSettings, Peer
 from pacs_node.deliver import commitment, query, sender
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
@@ -224,7 +224,7 @@ def test_an_archive_that_refuses_for_long_is_looked_into(
 @pytest.fixture
 def scp(database: Database, files: FileStore) -> Iterator[StorageScp]:
     peers = (Peer(name="archive", ae_title="ARCHIVE", host="127.0.0.1"),)
-    node = Node(ae_title=CALLING, host="127.0.0.1", port=0)
+    node = NodeSettings(ae_title=CALLING, host="127.0.0.1", port=0)
     scp = StorageScp(node, peers, files, 0.0, lambda *_: None, settle_in(database))
     scp.start()
     yield scp
@@ -288,7 +288,7 @@ def test_nothing_is_promised_to_us_that_is_not_recorded(
     def broken(_: CommitmentReport) -> bool:
         raise OSError("the journal is gone")
 
-    node = Node(ae_title=CALLING, host="127.0.0.1", port=0)
+    node = NodeSettings(ae_title=CALLING, host="127.0.0.1", port=0)
     scp = StorageScp(node, (), files, 0.0, lambda *_: None, broken)
     scp.start()
     assert report(scp, information("1.9", uids)) == 0x0110
@@ -302,7 +302,7 @@ def test_orthanc_promises_what_it_has_and_is_sent_again_what_it_lost(
     orthanc: Orthanc, database: Database, files: FileStore, tmp_path: Path, uids: list[str]
 ) -> None:
     peers = (Peer(name="orthanc", ae_title=orthanc.address.ae_title, host="127.0.0.1"),)
-    node = Node(ae_title=CALLING, host="127.0.0.1", port=0)
+    node = NodeSettings(ae_title=CALLING, host="127.0.0.1", port=0)
     scp = StorageScp(node, peers, files, 0.0, lambda *_: None, settle_in(database))
     scp.start()
     orthanc.rest.put("/modalities/commitment-test", {"AET": CALLING, "Host": "127.0.0.1", "Port": scp.port})

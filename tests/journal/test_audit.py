@@ -1,5 +1,7 @@
 """The audit log shows whether it was tampered with."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from support.journal_fixtures import Clock
@@ -10,7 +12,7 @@ from pacs_node.journal.database import Database
 from pacs_node.records import AuditKind
 
 # The events and the hashes of an export of 2026-10: the chain is computed the same way for ever.
-EXPORTED = [
+EXPORTED: list[tuple[float, AuditKind, str | None, dict[str, Any]]] = [
     (5.5, AuditKind.RECEIVED, "1.2.3", {"sha256": "aa", "sender": "Größe"}),
     (6.25, AuditKind.ANALYZED, "1.2.3", {"probability": 0.1234, "notes": []}),
     (66.5, AuditKind.REPORTED, None, {"outcome": "NEGATIVE"}),

@@ -11,6 +11,7 @@ from pacs_node.records import (
     Analysis,
     Arrival,
     AuditEvent,
+    AuditKind,
     DeliveryState,
     Finding,
     ModelIdentity,
@@ -82,7 +83,7 @@ def test_failed_images_and_studies_are_listed_too(
     found = studies.claim_study(database)
     assert found
     studies.close_study(
-        database, found.token, found.items[0], StudyState.FAILED, "no report", "report_failed"
+        database, found.token, found.items[0], StudyState.FAILED, "no report", AuditKind.REPORT_FAILED
     )
     rows = quarantine.rows(database, [])
     assert [(row["what"], row["trouble"], row["reason"]) for row in rows] == [
