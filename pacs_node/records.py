@@ -370,15 +370,27 @@ class Delivery:
     attempts: int
 
 
+class Verdict(StrEnum):
+    """The fate of one object at a destination, as its transport judged the answer."""
+
+    DELIVERED = "DELIVERED"
+    DUPLICATE = "DUPLICATE"
+    """An object with this UID is there already: this one only if an earlier attempt sent it."""
+    REFUSED = "REFUSED"
+    """Another attempt with the same object is useless."""
+    LATER = "LATER"
+
+
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """What a destination answered for one object."""
+    """A destination's answer for one object."""
 
     status: int | None
-    """As in PS3.4 B.2.3, STOW-RS too (PS3.18 I.2.2); None where none came."""
+    """C-STORE status (PS3.4 B.2.3), or STOW-RS FailureReason or WarningReason (PS3.18 I.2.2), if any."""
     comment: str
-    final: bool = False
-    """The destination will never take the object, though no status says so."""
+    verdict: Verdict = Verdict.LATER
+    retry_after: float = 0.0
+    """Seconds that the destination asks to wait before the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)

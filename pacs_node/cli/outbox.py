@@ -139,7 +139,7 @@ def send(
             sent = sender.judge(outcome, 1) == DeliveryState.SENT
             told = {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
             rows.append(told)
-            if database and not outcome.final:
+            if database and outcome.comment != sender.NOT_DICOM:
                 _audit(database, path, to, outcome)
     if json:
         print_json(rows)

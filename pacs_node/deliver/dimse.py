@@ -18,6 +18,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from pacs_node.config import ApplicationEntity, Destination, TlsSettings
+from pacs_node.deliver import answers
 from pacs_node.dicom import reach, tls
 from pacs_node.errors import DeliveryError
 from pacs_node.records import SendOutcome
@@ -142,7 +143,7 @@ def store(destination: Destination, calling_ae_title: str, paths: Sequence[Path]
             if status is None:
                 yield SendOutcome(None, "no answer to the C-STORE")
             else:
-                yield SendOutcome(int(status), str(answer.get("ErrorComment", "")))
+                yield answers.c_store(int(status), str(answer.get("ErrorComment", "")))
 
 
 def _contexts(metas: Sequence[FileMetaDataset]) -> list[PresentationContext]:

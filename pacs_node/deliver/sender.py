@@ -12,7 +12,6 @@ from pathlib import Path
 import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pynetdicom.status import code_to_category
 
 from pacs_node.config import Destination
 from pacs_node.deliver import dimse, stow
@@ -20,16 +19,15 @@ from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
 from pacs_node.journal import deliveries, queue
 from pacs_node.journal.database import Database
-from pacs_node.records import Delivery, DeliveryState, SendOutcome
+from pacs_node.records import Delivery, DeliveryState, SendOutcome, Verdict
 
 BATCH = 50
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 1800.0
 LAST_PAUSE_SECONDS = 60.0
+NOT_DICOM = "not a DICOM file that can be read"
 
-DUPLICATE_SOP_INSTANCE = 0x0111
-# PS3.7 9.1.1.1.9: invalid SOP instance, SOP class not supported, mistyped argument.
-REFUSED = {0x0117, 0x0122, 0x0212}
+LONGEST_RETRY_AFTER_SECONDS = 86400.0
 
 _STORE = {"dimse": dimse.store, "stow": stow.store}
 _log = structlog.get_logger(__name__)
@@ -78,7 +76,7 @@ def send_files(
             if _is_dicom(path):
                 waiting.append(path)
             else:
-                yield path, SendOutcome(None, "not a DICOM file that can be read", final=True)
+                yield path, SendOutcome(None, NOT_DICOM, Verdict.REFUSED)
         try:
             with closing(_STORE[destination.kind](destination, calling_ae_title, tuple(waiting))) as outcomes:
                 for outcome in outcomes:
@@ -102,11 +100,12 @@ def _fault(path: Path, sha256: str) -> SendOutcome | None:
         with path.open("rb") as file:
             intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except FileNotFoundError:
-        return SendOutcome(None, f"{path.name}: the file is gone", final=True)
+        return SendOutcome(None, f"{path.name}: the file is gone", Verdict.REFUSED)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         return SendOutcome(None, f"{path.name}: the file cannot be read: {name}")
-    return None if intact else SendOutcome(None, f"{path.name}: the file is not what was stored", final=True)
+    changed = SendOutcome(None, f"{path.name}: the file is not what was stored", Verdict.REFUSED)
+    return None if intact else changed
 
 
 def _record(
@@ -114,13 +113,16 @@ def _record(
 ) -> None:
     comment = outcome.comment
     state = judge(outcome, delivery.attempts)
-    if outcome.status == DUPLICATE_SOP_INSTANCE and deliveries.was_sent(database, delivery):
+    if outcome.verdict is Verdict.DUPLICATE and deliveries.was_sent(database, delivery):
         # Sent, purged, and made again when the study came again: what is there is ours.
         state = DeliveryState.SENT
     if state == DeliveryState.PENDING and _is_last(delivery.attempts, destination.max_attempts):
         state = DeliveryState.QUARANTINED
         comment = f"given up after {delivery.attempts} attempts: {comment}"
-    retry = retry_seconds(delivery.attempts) if state == DeliveryState.PENDING else 0.0
+    retry = 0.0
+    if state == DeliveryState.PENDING:
+        asked = min(outcome.retry_after, LONGEST_RETRY_AFTER_SECONDS)
+        retry = max(retry_seconds(delivery.attempts), asked)
     commitment = destination.commitment is not None
     deliveries.finish_delivery(
         database, token, delivery, state, outcome.status, comment, retry, commitment=commitment
@@ -147,26 +149,14 @@ def _is_last(attempts: int, max_attempts: int) -> bool:
 
 
 def judge(outcome: SendOutcome, attempts: int) -> DeliveryState:
-    """What an answer means for a delivery at its n-th attempt (PS3.4 B.2.3, PS3.7 9.1.1.1.9 and annex C).
+    """The state of a delivery after its n-th attempt.
 
-    Success and warnings are delivered. A duplicate counts as sent only where an attempt of ours came before:
-    its answer was lost on the way. Where none did, somebody else's object has our UID. Data Set does not
-    match SOP Class (0xA9xx), Cannot understand (0xCxxx) and the like are about the object itself: quarantine.
-    What is not known to be final is tried again: Out of Resources (0xA7xx), Processing Failure (0x0110), what
-    an administrator of the PACS can change (Not Authorized, 0x0124), no answer, no presentation context.
+    A duplicate counts as sent only after an earlier attempt, whose answer was lost on the way. Without one,
+    the destination holds an object of another origin under this UID.
     """
-    status = outcome.status
-    if outcome.final:
-        return DeliveryState.QUARANTINED
-    if status is None:
-        return DeliveryState.PENDING
-    if code_to_category(status) in ("Success", "Warning"):
+    if outcome.verdict is Verdict.DELIVERED or (outcome.verdict is Verdict.DUPLICATE and attempts > 1):
         return DeliveryState.SENT
-    if status == DUPLICATE_SOP_INSTANCE:
-        return DeliveryState.SENT if attempts > 1 else DeliveryState.QUARANTINED
-    if status in REFUSED or status >> 8 == 0xA9 or status >> 12 == 0xC:
-        return DeliveryState.QUARANTINED
-    return DeliveryState.PENDING
+    return DeliveryState.PENDING if outcome.verdict is Verdict.LATER else DeliveryState.QUARANTINED
 
 
 def pause_seconds(unreached: int) -> float:

@@ -9,7 +9,7 @@ in memory.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -23,14 +23,15 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 
 from pacs_node.config import Destination
+from pacs_node.deliver import answers
 from pacs_node.dicom import reach
 from pacs_node.errors import DeliveryError
-from pacs_node.records import SendOutcome
+from pacs_node.records import SendOutcome, Verdict
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
 CONTENT_TYPE = 'multipart/related; type="application/dicom"; boundary="pacs-node-0f2b6ad8d3c94b9d8c2e"'
-SUCCESS = 0x0000
+_FAILURE_TAGS = (b"00081198", b"0008119A", b"FAILEDSOPSEQUENCE", b"OTHERFAILURESSEQUENCE")
 
 _REFUSED: set[int] = {
     HTTPStatus.BAD_REQUEST,
@@ -41,6 +42,13 @@ _REFUSED: set[int] = {
 }
 """Said of this very object; to repeat the request is no use. Every other failure may pass."""
 _ADVICE: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "the service does not accept the object; its log says why",
+    HTTPStatus.CONFLICT: "the service stored nothing and does not say why; its log does",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the object is too large; raise the limit there or at its proxy",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the service does not accept this transfer syntax or media type",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "the service cannot process the object; its log says why",
+    HTTPStatus.TOO_MANY_REQUESTS: "the service is busy",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the service is busy or out of resources",
     HTTPStatus.UNAUTHORIZED: "the user name or the password of this destination is wrong",
     HTTPStatus.FORBIDDEN: "this user may not store there",
     HTTPStatus.NOT_FOUND: "no STOW-RS there: is the url of this destination right?",
@@ -133,35 +141,63 @@ def _tls(destination: Destination) -> dict[str, Any]:
 
 
 def _outcome(answer: requests.Response, sop_instance_uid: str) -> SendOutcome:
-    """What an answer says of the one object that was sent (PS3.18 10.5.3, I.2.2)."""
+    """Judge the answer to a request with one object (PS3.18 10.5.3, I.2.2).
+
+    An object in FailedSOPSequence was not stored, whatever its FailureReason, the HTTP status and the other
+    sequences say. C-STORE's table of warnings applies to WarningReason alone.
+    """
     http = f"HTTP {answer.status_code} {answer.reason or ''}".rstrip()
-    told = _told(answer)
-    for item in (*_items(told, "FailedSOPSequence"), *_items(told, "OtherFailuresSequence")):
-        if "FailureReason" in item:
-            return SendOutcome(int(item.FailureReason), http)
+    module, retry_after = _module(answer), _retry_after(answer)
+    for keyword in ("FailedSOPSequence", "OtherFailuresSequence"):
+        if module.get(keyword):
+            items = _items(module, keyword)
+            reason = _number(items[0].get("FailureReason")) if items else None
+            return answers.stow_failure(reason, f"{http}: {keyword}", retry_after)
     if answer.status_code >= 400:
         advice = _ADVICE.get(answer.status_code)
-        comment = f"{http}: {advice}" if advice else http
-        return SendOutcome(None, comment, final=answer.status_code in _REFUSED)
+        verdict = Verdict.REFUSED if answer.status_code in _REFUSED else Verdict.LATER
+        return SendOutcome(None, f"{http}: {advice}" if advice else http, verdict, retry_after)
     if answer.status_code >= 300:
         return SendOutcome(None, f"{http}: set the url of this destination to where that leads")
-    for item in _items(told, "ReferencedSOPSequence"):
+    for item in _items(module, "ReferencedSOPSequence"):
         if item.get("ReferencedSOPInstanceUID") == sop_instance_uid:
-            return SendOutcome(int(item.get("WarningReason") or SUCCESS), http)
-    # 200 says that all was stored; some say no more, or say it as XML.
+            return SendOutcome(_number(item.get("WarningReason")) or 0, http, Verdict.DELIVERED)
+    # 200 means that everything was stored (PS3.18 10.5.3); some servers name nothing, or answer in XML.
     is_xml = answer.headers.get("Content-Type", "").startswith("application/dicom+xml")
-    if answer.status_code == HTTPStatus.OK and (is_xml or not answer.content):
-        return SendOutcome(SUCCESS, http)
-    return SendOutcome(None, f"{http}, but the answer does not name the object: is that a STOW-RS service?")
+    names_failure = any(tag in answer.content.upper() for tag in _FAILURE_TAGS)
+    if answer.status_code == HTTPStatus.OK and not names_failure and (is_xml or not answer.content):
+        return SendOutcome(0, http, Verdict.DELIVERED)
+    return SendOutcome(
+        None, f"{http}, but the answer does not name the object as stored: is that a STOW-RS service?"
+    )
 
 
-def _told(answer: requests.Response) -> Dataset:
+def _module(answer: requests.Response) -> Dataset:
     """The Store Instances Response Module; empty where the answer holds none that can be read."""
     try:
-        return Dataset.from_json(answer.json())
+        content = answer.json()
+        # Some services wrap the module in an array, as in answers to searches.
+        return Dataset.from_json(content[0] if isinstance(content, list) and len(content) == 1 else content)
     except (ValueError, TypeError, KeyError, AttributeError):
         return Dataset()
 
 
-def _items(told: Dataset, keyword: str) -> Sequence[Dataset]:
-    return told.get(keyword) or ()
+def _items(module: Dataset, keyword: str) -> Sequence[Dataset]:
+    value = module.get(keyword)
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
+def _number(value: object) -> int | None:
+    """A reason as a number; None where it is absent, empty or malformed."""
+    return value if isinstance(value, int) and 0 <= value <= 0xFFFF else None
+
+
+def _retry_after(answer: requests.Response) -> float:
+    """Seconds of the Retry-After header (RFC 9110 10.2.3), a number or a date; 0 without a usable one."""
+    value = answer.headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

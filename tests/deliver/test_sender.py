@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config, build_context
 from support.scripted_pacs import Pacs
 
-from pacs_node.deliver import sender
+from pacs_node.deliver import answers, sender
 from pacs_node.demo import phantom
 from pacs_node.errors import JournalError
 from pacs_node.files import FileStore
@@ -105,7 +105,10 @@ def test_each_answer_counts_for_its_own_object(
 ) -> None:
     pacs.answers = [0xA700, 0xC001]
     sender.send(database, files, pacs.start(["NODE"]), "NODE", claim())
-    assert states(database) == [("PENDING", "as told"), ("QUARANTINED", "as told")]
+    assert states(database) == [
+        ("PENDING", f"{answers.OUT_OF_RESOURCES}; as told"),
+        ("QUARANTINED", f"{answers.NOT_UNDERSTOOD}; as told"),
+    ]
     assert events(database) == ["delivery_failed", "delivery_quarantined"]
 
 
@@ -181,7 +184,7 @@ def test_what_is_tried_in_vain_again_and_again_raises_the_alarm_and_is_tried_on(
         sender.send(database, files, destination, "NODE", claim())
     told = [event for event in events(database) if event != "sent"]
     assert told == ([*["delivery_failed"] * 9, "delivery_stalled"]) * 2
-    assert states(database)[0] == ("PENDING", "as told")
+    assert states(database)[0] == ("PENDING", f"{answers.OUT_OF_RESOURCES}; as told")
 
 
 def test_a_limit_of_attempts_quarantines_and_each_retry_grants_as_many_again(
@@ -192,9 +195,10 @@ def test_a_limit_of_attempts_quarantines_and_each_retry_grants_as_many_again(
     for attempt in (1, 2, 3, 4):
         sender.send(database, files, destination, "NODE", claim())
         if attempt % 2:
-            assert states(database)[0] == ("PENDING", "as told")
+            assert states(database)[0] == ("PENDING", f"{answers.OUT_OF_RESOURCES}; as told")
             continue
-        assert states(database)[0] == ("QUARANTINED", f"given up after {attempt} attempts: as told")
+        words = f"given up after {attempt} attempts: {answers.OUT_OF_RESOURCES}; as told"
+        assert states(database)[0] == ("QUARANTINED", words)
         assert quarantine.retry(database, ["pacs"], "all", "me") == 2
 
 
@@ -207,7 +211,7 @@ def test_after_a_retry_a_duplicate_still_is_our_own(
     assert quarantine.retry_study(database, "1.2", "me")
     pacs.answers = [0x0111, 0x0111]
     sender.send(database, files, destination, "NODE", claim())
-    assert states(database) == [("SENT", "as told"), ("SENT", "as told")]
+    assert states(database) == [("SENT", f"{answers.DUPLICATE}; as told")] * 2
 
 
 @pytest.mark.parametrize(
@@ -264,7 +268,8 @@ def test_a_file_that_is_not_what_was_committed_never_leaves(
     ],
 )
 def test_what_a_status_means(status: int | None, attempts: int, state: DeliveryState) -> None:
-    assert sender.judge(SendOutcome(status, ""), attempts) == state
+    outcome = SendOutcome(None, "") if status is None else answers.c_store(status)
+    assert sender.judge(outcome, attempts) == state
 
 
 def test_back_off_grows_to_its_cap() -> None:

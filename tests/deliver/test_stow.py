@@ -5,10 +5,15 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -16,7 +21,7 @@ from pacs_node.config import Destination
 from pacs_node.deliver import sender, stow
 from pacs_node.demo import phantom
 from pacs_node.errors import DeliveryError
-from pacs_node.records import DeliveryState, SendOutcome
+from pacs_node.records import DeliveryState, SendOutcome, Verdict
 
 PENDING, SENT, QUARANTINED = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.QUARANTINED
 
@@ -103,7 +108,9 @@ def test_a_request_carries_one_file_byte_for_byte(
     service: Service, destination: Destination, paths: list[Path]
 ) -> None:
     service.answers = [told(200, "ReferencedSOPSequence", uid(path)) for path in paths]
-    assert list(stow.store(destination, "NODE", paths)) == [SendOutcome(0, "HTTP 200 OK")] * 2
+    assert (
+        list(stow.store(destination, "NODE", paths)) == [SendOutcome(0, "HTTP 200 OK", Verdict.DELIVERED)] * 2
+    )
     for path, (method, where, headers, body) in zip(paths, service.requests, strict=True):
         assert (method, where) == ("POST", "/dicom-web/studies")
         assert headers["Host"] == destination.url.split("/")[2]
@@ -129,6 +136,15 @@ def test_a_request_carries_one_file_byte_for_byte(
         (409, "FailedSOPSequence", {"FailureReason": 0xC122}, 0xC122, QUARANTINED),
         (409, "FailedSOPSequence", {"FailureReason": 0x0111}, 0x0111, QUARANTINED),
         (409, "OtherFailuresSequence", {"FailureReason": 0xA700}, 0xA700, PENDING),
+        # Numbers that mean success or a warning elsewhere: nothing in a sequence of failures was stored.
+        (409, "FailedSOPSequence", {"FailureReason": 0xB00F}, 0xB00F, PENDING),
+        (202, "FailedSOPSequence", {"FailureReason": 0xB007}, 0xB007, PENDING),
+        (200, "FailedSOPSequence", {"FailureReason": 0xB000}, 0xB000, PENDING),
+        (409, "FailedSOPSequence", {"FailureReason": 0xB00E}, 0xB00E, QUARANTINED),
+        (200, "FailedSOPSequence", {"FailureReason": 0x0001}, 0x0001, PENDING),
+        (200, "FailedSOPSequence", {"FailureReason": 0x0000}, 0x0000, PENDING),
+        (200, "FailedSOPSequence", {}, None, PENDING),
+        (200, "OtherFailuresSequence", {"FailureReason": 0x0107}, 0x0107, PENDING),
     ],
 )
 def test_what_is_told_of_an_object_counts(
@@ -138,7 +154,7 @@ def test_what_is_told_of_an_object_counts(
     code: int,
     keyword: str,
     reasons: dict[str, int],
-    status: int,
+    status: int | None,
     state: DeliveryState,
 ) -> None:
     service.answers = [told(code, keyword, uid(paths[0]), **reasons)]
@@ -155,6 +171,13 @@ def test_what_is_told_of_an_object_counts(
         (200, b"<html>log in</html>", {"Content-Type": "text/html"}, PENDING, "is that a STOW-RS service?"),
         (200, b"[1, 2]", {"Content-Type": "application/json"}, PENDING, "is that a STOW-RS service?"),
         (202, b"", {}, PENDING, "does not name the object"),
+        (
+            200,
+            b'<NativeDicomModel><DicomAttribute tag="00081198" vr="SQ"/></NativeDicomModel>',
+            {"Content-Type": "application/dicom+xml"},
+            PENDING,
+            "does not name the object",
+        ),
         (302, b"", {"Location": "/elsewhere"}, PENDING, "set the url"),
         (400, b"", {}, QUARANTINED, "HTTP 400"),
         (401, b"", {}, PENDING, "user name or the password"),
@@ -211,3 +234,56 @@ def test_a_service_that_does_not_answer_has_the_rest_sent_later(
         next(answers)
     assert "secret" not in str(error.value)
     assert len(service.requests) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(code=st.sampled_from([200, 202, 400, 409, 500]), reason=st.integers(0, 0xFFFF), both=st.booleans())
+def test_an_object_named_as_failed_is_never_sent_at_its_first_attempt(
+    code: int, reason: int, both: bool
+) -> None:
+    _, body, headers = told(code, "FailedSOPSequence", "1.2.3", FailureReason=reason)
+    if both:
+        _, stored, _ = told(code, "ReferencedSOPSequence", "1.2.3")
+        body = json.dumps(json.loads(stored) | json.loads(body)).encode()
+    answer = requests.Response()
+    answer.status_code, answer._content = code, body
+    answer.headers.update(headers)
+    outcome = stow._outcome(answer, "1.2.3")
+    assert sender.judge(outcome, 1) != SENT
+    assert f"HTTP {code}: FailedSOPSequence, FailureReason 0x{reason:04X}" in outcome.comment
+
+
+@pytest.mark.parametrize("value", [[], [None], ["B00F"], [70000], [1.5]])
+def test_a_failure_without_a_usable_reason_is_a_failure(
+    service: Service, destination: Destination, paths: list[Path], value: list[object]
+) -> None:
+    item = {"00081155": {"vr": "UI", "Value": [uid(paths[0])]}, "00081197": {"vr": "US", "Value": value}}
+    body = {
+        "00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [uid(paths[0])]}}]},
+        "00081198": {"vr": "SQ", "Value": [item]},
+    }
+    service.answers = [(200, json.dumps(body).encode(), {"Content-Type": "application/dicom+json"})]
+    (outcome,) = stow.store(destination, "NODE", paths[:1])
+    assert sender.judge(outcome, 2) == PENDING
+
+
+def test_a_module_in_an_array_is_read(service: Service, destination: Destination, paths: list[Path]) -> None:
+    code, body, headers = told(200, "ReferencedSOPSequence", uid(paths[0]))
+    service.answers = [(code, b"[" + body + b"]", headers)]
+    assert [outcome.verdict for outcome in stow.store(destination, "NODE", paths[:1])] == [Verdict.DELIVERED]
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("120", 120.0), ("soon", 0.0), ("", 0.0)])
+def test_retry_after_is_obeyed(
+    service: Service, destination: Destination, paths: list[Path], header: str, seconds: float
+) -> None:
+    service.answers = [(503, b"", {"Retry-After": header})]
+    (outcome,) = stow.store(destination, "NODE", paths[:1])
+    assert (outcome.verdict, outcome.retry_after) == (Verdict.LATER, seconds)
+
+
+def test_retry_after_may_be_a_date(service: Service, destination: Destination, paths: list[Path]) -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    service.answers = [(429, b"", {"Retry-After": later})]
+    (outcome,) = stow.store(destination, "NODE", paths[:1])
+    assert 3000 < outcome.retry_after <= 3600
