@@ -179,7 +179,10 @@ class Metrics(Collector):
         elif name == AuditKind.REPORTED:
             self._reports.labels(told["outcome"]).inc()
         elif name in _ANSWERED:
-            self._answers.labels(told["destination"], _answer(told["status"])).inc()
+            status = _answer(told["status"])
+            # STOW-RS has failure reasons where C-STORE has warnings.
+            is_warning = status == "0xBxxx" and name != AuditKind.SENT
+            self._answers.labels(told["destination"], "other" if is_warning else status).inc()
         elif name == AuditKind.FEEDBACK:
             self._feedback.labels(told["label"]).inc()
 
