@@ -159,7 +159,7 @@ def test_a_duplicate_counts_as_delivered_where_it_was_sent_before_the_purge(
     bench.report()
     claim = deliveries.claim_deliveries(bench.database, "pacs", 50)
     assert claim is not None
-    pacs = Pacs(answers=[sender.DUPLICATE_SOP_INSTANCE] * 2)
+    pacs = Pacs(answers=[0x0111] * 2)
     try:
         assert sender.send(bench.database, bench.files, pacs.start(), "NODE", claim)
     finally:
