@@ -115,3 +115,10 @@ def test_no_password_of_the_database_is_shown() -> None:
     assert settings.database_url == url
     shown = settings.model_dump(mode="json")["storage"]["database"]
     assert shown == "postgresql+psycopg://pacs:***@db/pacs"
+
+
+def test_the_node_listens_beyond_this_machine_only_once_peers_are_named(tmp_path: Path) -> None:
+    peer = '[[peers]]\nname = "a"\nae_title = "A"\n'
+    assert config.load(write(tmp_path, "")).node.host == "127.0.0.1"
+    assert config.load(write(tmp_path, peer)).node.host == "0.0.0.0"
+    assert config.load(write(tmp_path, f'{peer}[node]\nhost = "10.0.0.1"')).node.host == "10.0.0.1"

@@ -154,7 +154,7 @@ def test_9_an_unknown_key_is_the_first_that_is_told(tmp_path: Path) -> None:
     assert code == 2
     (check,) = checks
     assert (check["what"], check["state"]) == ("configuration", "fail")
-    assert "node.ae_titel: unknown key; known here: ae_title" in check["found"]
+    assert "node.ae_titel: unknown key; the known keys are ae_title" in check["found"]
     shown = subprocess.run(
         [sys.executable, "-m", "pacs_node", "doctor"],
         cwd=tmp_path,
