@@ -3,8 +3,6 @@
 import errno
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,86 +10,23 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import SecondaryCaptureImageStorage
-from support.brightness import Brightness
+from support.bench import Bench
 
 from pacs_node.analyze import decode
-from pacs_node.config import ReportSettings, Settings
+from pacs_node.config import ReportSettings
 from pacs_node.demo import phantom
 from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, quarantine, views
-from pacs_node.journal.database import Database
-from pacs_node.records import AuditEvent
+from pacs_node.journal import audit, quarantine
 from pacs_node.report import sc, sr
 from pacs_node.roles import worker as work
-from pacs_node.roles.receive import take_in
-from pacs_node.roles.worker import Worker
-
-
-class NoLeases:
-    """Tests are over before a lease is."""
-
-    def hold(self, token: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-@dataclass
-class Bench:
-    """One node without its network."""
-
-    settings: Settings
-    database: Database
-    files: FileStore
-    model: Brightness
-    now: float = 1_800_000_000.0
-
-    def receive(self, *images: Dataset) -> None:
-        for image in images:
-            path = self.settings.storage.path / "sent.dcm"
-            image.save_as(path, enforce_file_format=True)
-            self.files.spool([path.read_bytes()], str)
-        assert not take_in(self.settings, self.database, self.files, self.identity, {})
-
-    @property
-    def identity(self) -> Any:
-        return self.database.identity("NODE")
-
-    def work(self) -> None:
-        """Work off what is due now, and what will be due within an hour."""
-        worker = Worker(self.settings, self.database, self.files, self.identity, self.model, NoLeases())
-        for _ in range(20):
-            while worker.step():
-                pass
-            self.now += 180
-
-    def study(self, image: Dataset) -> dict[str, Any]:
-        found = views.study(self.database, image.StudyInstanceUID)
-        assert found is not None
-        return found
-
-    def results(self, image: Dataset, role: str) -> list[Dataset]:
-        shas = [result["sha256"] for result in self.study(image)["results"] if result["role"] == role]
-        return [dcmread(self.files.path(sha)) for sha in dict.fromkeys(shas)]
-
-    def event(self, image: Dataset, name: str) -> AuditEvent:
-        events = audit.events(self.database, image.StudyInstanceUID)
-        return next(event for event in events if event.event == name)
-
-    def events(self, image: Dataset) -> list[str]:
-        return [event.event for event in audit.events(self.database, image.StudyInstanceUID)]
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
-    settings = Settings.model_validate({"storage": {"path": tmp_path}, "destinations": [destination]})
-    made: list[Bench] = []
-    database = Database(settings.database_url, lambda: made[0].now)
-    made.append(Bench(settings, database, FileStore(tmp_path), Brightness()))
-    database.migrate()
-    yield made[0]
-    assert audit.verify(database)[1] is None
-    database.close()
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
 
 
 @pytest.fixture
@@ -110,7 +45,7 @@ def test_two_views_give_one_sr_and_two_scs(bench: Bench) -> None:
     assert study["state"] == "READY"
     assert [image["state"] for image in study["instances"]] == ["ANALYZED", "ANALYZED"]
     assert [result["role"] for result in study["results"]] == ["SC", "SC", "SR"]
-    assert bench.events(views_of_wrist[0]) == ["received"] * 2 + ["analyzed"] * 2 + ["reported"]
+    assert bench.event_kinds(views_of_wrist[0]) == ["received"] * 2 + ["analyzed"] * 2 + ["reported"]
     (report,) = bench.results(views_of_wrist[0], "SR")
     assert report.StudyInstanceUID == views_of_wrist[0].StudyInstanceUID
     assert report.PatientID == views_of_wrist[0].PatientID
@@ -140,7 +75,7 @@ def test_the_same_image_again_changes_nothing(bench: Bench, image: Callable[...,
     bench.receive(image())
     bench.work()
     assert len(bench.study(image())["results"]) == 2
-    assert bench.events(image())[-1] == "duplicate_received"
+    assert bench.event_kinds(image())[-1] == "duplicate_received"
     assert bench.model.images_seen == 1
 
 
@@ -153,8 +88,13 @@ def test_a_changed_header_is_audited_and_not_reported_again(
     renamed.StudyDescription = "renamed"
     bench.receive(renamed)
     bench.work()
-    assert bench.events(renamed)[-4:] == ["received", "header_changed", "finding_copied", "report_unchanged"]
-    assert bench.event(renamed, "header_changed").details["changed"] == []
+    assert bench.event_kinds(renamed)[-4:] == [
+        "received",
+        "header_changed",
+        "finding_copied",
+        "report_unchanged",
+    ]
+    assert bench.events("header_changed", renamed)[0].details["changed"] == []
     assert len(bench.results(renamed, "SR")) == 1
     assert bench.model.images_seen == 1
 
@@ -168,7 +108,7 @@ def test_a_merged_patient_is_audited_by_keyword_without_the_names(
     merged.PatientID, merged.PatientName = "MERGED", "SOMEBODY^ELSE"
     bench.receive(merged)
     bench.work()
-    assert bench.event(merged, "header_changed").details["changed"] == ["PatientID", "PatientName"]
+    assert bench.events("header_changed", merged)[0].details["changed"] == ["PatientID", "PatientName"]
     assert "SOMEBODY" not in str(list(audit.events(bench.database)))
     assert bench.study(merged)["state"] == "READY"
     assert bench.model.images_seen == 1
@@ -189,8 +129,8 @@ def test_another_lossless_transfer_syntax_is_the_same_content(
     subprocess.run([tool(compress), plain, packed], check=True)
     bench.receive(dcmread(packed))
     bench.work()
-    assert bench.event(image(), "header_changed").details["changed"] == ["TransferSyntaxUID"]
-    assert bench.events(image())[-1] == "report_unchanged"
+    assert bench.events("header_changed", image())[0].details["changed"] == ["TransferSyntaxUID"]
+    assert bench.event_kinds(image())[-1] == "report_unchanged"
     assert bench.model.images_seen == 1
 
 
@@ -202,7 +142,7 @@ def test_another_window_is_another_content(bench: Bench, image: Callable[..., Fi
     windowed.VOILUTFunction = "LINEAR"
     bench.receive(windowed)
     bench.work()
-    conflict = bench.event(windowed, "content_conflict").details
+    conflict = bench.events("content_conflict", windowed)[0].details
     assert conflict["content_key"] != conflict["other_content_key"]
     assert len(bench.results(windowed, "SR")) == 2
     assert bench.model.images_seen == 2
@@ -217,7 +157,7 @@ def test_content_that_returns_is_reported_again_without_the_model(
     for one in (image(), changed, again):
         bench.receive(one)
         bench.work()
-    conflicts = [e for e in bench.events(again) if e == "content_conflict"]
+    conflicts = [e for e in bench.event_kinds(again) if e == "content_conflict"]
     assert len(conflicts) == 2
     reports = bench.study(again)["reports"]
     assert len(reports) == 3
@@ -233,10 +173,10 @@ def test_versions_that_come_together_are_compared_with_each_other(
     changed.PixelData = bytes(len(changed.PixelData))
     bench.receive(image(), image(), renamed, changed)
     bench.work()
-    events = bench.events(image())
+    events = bench.event_kinds(image())
     assert events.count("received") == 3
     assert events.count("duplicate_received") == 1
-    assert bench.event(image(), "header_changed").details["changed"] == ["PatientName"]
+    assert bench.events("header_changed", image())[0].details["changed"] == ["PatientName"]
     assert events.count("content_conflict") == 1
     assert len(bench.study(image())["reports"]) == 1
 
@@ -251,7 +191,7 @@ def test_other_pixels_under_the_same_uid_are_reported_anew(
     bench.receive(changed)
     bench.work()
     assert len(bench.results(changed, "SR")) == 2
-    assert "content_conflict" in bench.events(changed)
+    assert "content_conflict" in bench.event_kinds(changed)
     received = [e for e in audit.events(bench.database, changed.StudyInstanceUID) if e.event == "received"]
     assert received[1].details["other_versions"] == [received[0].details["sha256"]]
 
@@ -331,7 +271,7 @@ def test_a_passing_error_of_the_model_is_retried(bench: Bench, image: Callable[.
     bench.model.fails = 1
     bench.receive(image())
     bench.work()
-    assert bench.events(image())[:3] == ["received", "analysis_postponed", "analyzed"]
+    assert bench.event_kinds(image())[:3] == ["received", "analysis_postponed", "analyzed"]
     assert len(bench.results(image(), "SR")) == 1
 
 
@@ -364,7 +304,7 @@ def died(bench: Bench, image: Dataset) -> None:
     """Work as a worker that dies at it, whose lease then runs out."""
     with pytest.raises(KeyboardInterrupt):
         bench.work()
-    bench.now += 180
+    bench.clock.now += 180
 
 
 def test_a_report_that_cannot_be_made_is_answered_by_one_that_says_so(
@@ -380,7 +320,7 @@ def test_a_report_that_cannot_be_made_is_answered_by_one_that_says_so(
     assert texts[1].endswith("given up after 3 attempts: a rule of ours")
     study = bench.study(image())
     assert (study["state"], study["reason"]) == ("READY", "given up after 3 attempts: a rule of ours")
-    assert bench.events(image()).count("report_postponed") == work.MAX_ATTEMPTS - 1
+    assert bench.event_kinds(image()).count("report_postponed") == work.MAX_ATTEMPTS - 1
 
 
 def test_a_report_that_ends_the_worker_is_tried_so_often_and_no_more(
@@ -409,7 +349,7 @@ def test_a_failure_report_that_ends_the_worker_is_not_tried_for_ever(
     bench.work()
     study = bench.study(image())
     assert (study["state"], study["results"]) == ("FAILED", [])
-    assert bench.events(image())[-1] == "report_failed"
+    assert bench.event_kinds(image())[-1] == "report_failed"
 
 
 def test_a_failure_to_report_never_replaces_an_answer(
@@ -423,7 +363,7 @@ def test_a_failure_to_report_never_replaces_an_answer(
     bench.work()
     assert len(bench.results(first, "SR")) == 1
     assert bench.study(first)["state"] == "FAILED"
-    assert bench.events(first)[-1] == "failure_report_suppressed"
+    assert bench.event_kinds(first)[-1] == "failure_report_suppressed"
 
 
 def test_a_success_amends_the_failure_report(
@@ -457,7 +397,7 @@ def test_reports_of_failures_are_limited_for_each_reason(
     assert answered == [1, 1, 0, 1]
     silent = bench.study(broken[2])
     assert (silent["state"], silent["reason"]) == ("FAILED", "the object has no pixel data")
-    assert bench.events(broken[2])[-1] == "failure_report_suppressed"
+    assert bench.event_kinds(broken[2])[-1] == "failure_report_suppressed"
     # An hour later (each `work` lets one pass) there is room again.
     bench.receive(broken[4])
     bench.work()
@@ -507,7 +447,7 @@ def test_too_little_memory_is_not_the_image_s_fault(
     monkeypatch.setattr(decode, "_frame", frame)
     bench.receive(image())
     bench.work()
-    assert bench.events(image())[:3] == ["received", "analysis_postponed", "analyzed"]
+    assert bench.event_kinds(image())[:3] == ["received", "analysis_postponed", "analyzed"]
 
 
 def test_a_late_image_under_another_threshold_is_read_with_all_the_others(bench: Bench) -> None:
@@ -517,7 +457,7 @@ def test_a_late_image_under_another_threshold_is_read_with_all_the_others(bench:
     bench.model.threshold = 0.01
     bench.receive(late)
     bench.work()
-    assert "analysis_reopened" in bench.events(first)
+    assert "analysis_reopened" in bench.event_kinds(first)
     assert bench.study(first)["reports"][-1]["outcome"] == "POSITIVE"
 
 
@@ -534,10 +474,10 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_go_on(
 
 def test_a_study_that_is_due_does_not_wait_for_the_images_of_others(bench: Bench) -> None:
     first, other = (phantom.dataset(seed, rows=64, columns=64) for seed in (71, 72))
-    worker = Worker(bench.settings, bench.database, bench.files, bench.identity, bench.model, NoLeases())
+    worker = bench.worker()
     bench.receive(first)
     assert worker.step()
-    bench.now += 600
+    bench.clock.now += 600
     bench.receive(other)
     assert worker.step()
     assert bench.study(first)["reports"]

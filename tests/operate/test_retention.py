@@ -1,71 +1,34 @@
 """What is delivered and old enough goes, with its files; nothing else ever does, whatever is killed when."""
 
-import io
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, SecondaryCaptureImageStorage
-from support.brightness import Brightness
+from support.bench import Bench
 from support.journal_fixtures import Clock
 from support.scripted_pacs import Pacs
 
-from pacs_node.config import Settings
+from pacs_node import pipeline
 from pacs_node.deliver import sender
 from pacs_node.demo import phantom
-from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, feedback, intake, views
 from pacs_node.journal import retention as rows
 from pacs_node.journal.database import Database
 from pacs_node.journal.roles import lead
 from pacs_node.operate import retention
-from pacs_node.records import AuditEvent, DeliveryState
-from pacs_node.roles.receive import take_in
-from pacs_node.roles.worker import Worker
+from pacs_node.records import DeliveryState
 
 DAYS = 30
 
 
-class NoLeases:
-    def hold(self, token: str) -> nullcontext[None]:
-        return nullcontext()
-
-
-@dataclass
-class Bench:
-    """A node whose only destination takes everything."""
-
-    settings: Settings
-    database: Database
-    clock: Clock
-    files: FileStore
-
-    def receive(self, *images: FileDataset) -> None:
-        for image in images:
-            buffer = io.BytesIO()
-            image.save_as(buffer, enforce_file_format=True)
-            self.files.spool([buffer.getvalue()], str)
-        self.take_in()
-
-    def take_in(self) -> None:
-        take_in(self.settings, self.database, self.files, self.database.identity("NODE"), {})
-
-    def report(self) -> None:
-        identity = self.database.identity("NODE")
-        worker = Worker(self.settings, self.database, self.files, identity, Brightness(), NoLeases())
-        while worker.step():
-            pass
-
-    def deliver(self, state: DeliveryState = DeliveryState.SENT, **how: Any) -> None:
-        while claim := deliveries.claim_deliveries(self.database, "pacs", 50):
-            for delivery in claim.items:
-                deliveries.finish_delivery(self.database, claim.token, delivery, state, 0, "", **how)
+class RetentionBench(Bench):
+    """A node whose only destination takes everything, and time that passes in days."""
 
     def run(self, days: int = DAYS, committing: tuple[str, ...] = ()) -> dict[str, Any]:
         return retention.run(self.database, self.files, days, committing)
@@ -81,19 +44,11 @@ class Bench:
     def studies(self) -> list[str]:
         return [study["study_instance_uid"] for study in views.studies(self.database, 100)]
 
-    def events(self, name: str) -> list[AuditEvent]:
-        return [event for event in audit.events(self.database) if event.event == name]
-
 
 @pytest.fixture
-def bench(tmp_path: Path, database: Database, clock: Clock) -> Bench:
-    destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
-    storage = {"path": tmp_path / "storage"}
-    settings = Settings.model_validate(
-        {"storage": storage, "destinations": [destination], "study": {"quiet_seconds": 0}}
-    )
+def bench(tmp_path: Path, database: Database, clock: Clock) -> RetentionBench:
     clock.now = time.time()
-    return Bench(settings, database, clock, FileStore(settings.storage.path))
+    return RetentionBench(tmp_path / "storage", clock=clock, database=database, study={"quiet_seconds": 0})
 
 
 @pytest.fixture
@@ -106,15 +61,15 @@ def image() -> Callable[..., FileDataset]:
     return make
 
 
-def delivered(bench: Bench, image: FileDataset) -> str:
+def delivered(bench: RetentionBench, image: FileDataset) -> str:
     bench.receive(image)
-    bench.report()
+    bench.work(minutes=0)
     bench.deliver()
     return str(image.StudyInstanceUID)
 
 
 def test_what_was_delivered_long_ago_goes_with_its_files_and_the_audit_stays(
-    bench: Bench, image: Callable[..., FileDataset]
+    bench: RetentionBench, image: Callable[..., FileDataset]
 ) -> None:
     old = delivered(bench, image(1))
     label = feedback.Feedback(label=feedback.Label.POSITIVE, who="li", study_instance_uid=old)
@@ -138,7 +93,9 @@ def test_what_was_delivered_long_ago_goes_with_its_files_and_the_audit_stays(
     assert audit.verify(bench.database)[1] is None
 
 
-def test_what_comes_again_after_that_is_a_new_study(bench: Bench, image: Callable[..., FileDataset]) -> None:
+def test_what_comes_again_after_that_is_a_new_study(
+    bench: RetentionBench, image: Callable[..., FileDataset]
+) -> None:
     uid = delivered(bench, image())
     bench.pass_days(31)
     assert bench.run()["studies"] == 1
@@ -149,14 +106,14 @@ def test_what_comes_again_after_that_is_a_new_study(bench: Bench, image: Callabl
 
 @pytest.mark.parametrize(("purged", "state"), [(True, "SENT"), (False, "QUARANTINED")])
 def test_a_duplicate_counts_as_delivered_where_it_was_sent_before_the_purge(
-    bench: Bench, image: Callable[..., FileDataset], purged: bool, state: str
+    bench: RetentionBench, image: Callable[..., FileDataset], purged: bool, state: str
 ) -> None:
     if purged:
         delivered(bench, image())
         bench.pass_days(31)
         assert bench.run()["studies"] == 1
     bench.receive(image())
-    bench.report()
+    bench.work(minutes=0)
     claim = deliveries.claim_deliveries(bench.database, "pacs", 50)
     assert claim is not None
     pacs = Pacs(answers=[0x0111] * 2)
@@ -171,7 +128,9 @@ def test_a_duplicate_counts_as_delivered_where_it_was_sent_before_the_purge(
 
 
 @pytest.mark.parametrize("state", ["pending", "quarantined", "uncommitted", "open", "failed", "recent"])
-def test_what_is_not_done_never_goes(bench: Bench, image: Callable[..., FileDataset], state: str) -> None:
+def test_what_is_not_done_never_goes(
+    bench: RetentionBench, image: Callable[..., FileDataset], state: str
+) -> None:
     one = image()
     if state == "failed":
         other = image()
@@ -180,7 +139,7 @@ def test_what_is_not_done_never_goes(bench: Bench, image: Callable[..., FileData
         bench.receive(other)
     bench.receive(one)
     if state != "open":
-        bench.report()
+        bench.work(minutes=0)
     if state == "quarantined":
         bench.deliver(DeliveryState.QUARANTINED)
     if state == "uncommitted":
@@ -194,19 +153,19 @@ def test_what_is_not_done_never_goes(bench: Bench, image: Callable[..., FileData
 
 
 def test_a_skipped_study_goes_too_and_with_0_days_nothing_does(
-    bench: Bench, image: Callable[..., FileDataset]
+    bench: RetentionBench, image: Callable[..., FileDataset]
 ) -> None:
     capture = image()
     capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     bench.receive(capture)
-    bench.report()
+    bench.work(minutes=0)
     bench.pass_days(1000)
     assert bench.run(days=0)["studies"] == 0
     assert bench.run()["studies"] == 1
     assert (bench.studies, bench.stored) == ([], set())
 
 
-def test_only_one_process_is_at_it(bench: Bench, image: Callable[..., FileDataset]) -> None:
+def test_only_one_process_is_at_it(bench: RetentionBench, image: Callable[..., FileDataset]) -> None:
     delivered(bench, image())
     bench.pass_days(31)
     assert lead(bench.database, retention.LEASE, "another")
@@ -216,7 +175,7 @@ def test_only_one_process_is_at_it(bench: Bench, image: Callable[..., FileDatase
 
 @pytest.mark.parametrize("moment", ["before the rows go", "after the rows went"])
 def test_a_purge_that_is_killed_is_completed_or_undone(
-    bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch, moment: str
+    bench: RetentionBench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     delivered(bench, image())
     bench.pass_days(31)
@@ -242,7 +201,7 @@ def test_a_purge_that_is_killed_is_completed_or_undone(
 
 
 def test_an_image_that_arrives_while_its_study_goes_is_kept(
-    bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
+    bench: RetentionBench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid = delivered(bench, image())
     bench.pass_days(31)
@@ -257,22 +216,18 @@ def test_an_image_that_arrives_while_its_study_goes_is_kept(
     bench.receive(image())
     monkeypatch.undo()
     assert bench.studies == [uid]
-    bench.report()
+    bench.work(minutes=0)
     assert len(views.study(bench.database, uid)["results"]) == 2  # type: ignore[index]
 
 
 def test_files_without_rows_go_after_a_day_but_what_was_received_is_registered_again(
-    bench: Bench, image: Callable[..., FileDataset]
+    bench: RetentionBench, image: Callable[..., FileDataset]
 ) -> None:
     left = bench.files.put(b"a result whose report was never committed")
     fresh = image(3)
     del fresh.file_meta.SourceApplicationEntityTitle
-    buffer = io.BytesIO()
-    fresh.save_as(buffer, enforce_file_format=True)
-    ours = bench.files.put(buffer.getvalue())
-    buffer = io.BytesIO()
-    image(2).save_as(buffer, enforce_file_format=True)
-    lost = bench.files.put(buffer.getvalue())
+    ours = bench.files.put(pipeline.encoded(fresh))
+    lost = bench.files.put(pipeline.encoded(image(2)))
     did = bench.run(days=0)
     assert (did["orphans"], did["registered_again"]) == (0, 2)
     bench.take_in()
@@ -292,7 +247,7 @@ def test_files_without_rows_go_after_a_day_but_what_was_received_is_registered_a
 
 
 def test_after_the_restore_of_an_older_journal_what_was_acknowledged_since_is_registered_again(
-    bench: Bench, image: Callable[..., FileDataset], tmp_path: Path
+    bench: RetentionBench, image: Callable[..., FileDataset], tmp_path: Path
 ) -> None:
     delivered(bench, image(1))
     restored = Database(f"sqlite:///{tmp_path}/restored.sqlite", bench.clock)
@@ -300,7 +255,7 @@ def test_after_the_restore_of_an_older_journal_what_was_acknowledged_since_is_re
     bench.database = restored
     assert bench.run(days=0)["registered_again"] == 1
     bench.take_in()
-    bench.report()
+    bench.work(minutes=0)
     assert bench.studies == [image(1).StudyInstanceUID]
     assert bench.run(days=0)["registered_again"] == 0
     restored.close()

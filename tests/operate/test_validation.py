@@ -5,27 +5,25 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.bench import Bench
 from support.brightness import Brightness
 from support.journal_fixtures import Clock
 
-from pacs_node.config import Settings, ValidationSettings
+from pacs_node.config import ValidationSettings
 from pacs_node.demo import phantom
-from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, instances, intake
-from pacs_node.journal.database import Database, open_database
+from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label, Receipt
 from pacs_node.operate import validation
 from pacs_node.operate.validation import Check, Verdict
 from pacs_node.records import Analysis, Arrival, Finding, ModelIdentity
-from pacs_node.roles.receive import take_in
-from pacs_node.roles.worker import Worker
 from pacs_node.training import dataset
 
 Say = Callable[..., list[str]]
@@ -170,30 +168,16 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
-class NoLeases:
-    def hold(self, token: str) -> nullcontext[None]:
-        return nullcontext()
-
-
 def test_labels_that_contradict_the_node_raise_the_alarm(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[study]\nquiet_seconds = 0\n[validation]\nmin_labels = 4\n")
-    settings = Settings.model_validate(
-        {"storage": {"path": tmp_path / "storage"}, "study": {"quiet_seconds": 0}}
-    )
-    files = FileStore(settings.storage.path)
-    database = open_database(settings.database_url)
-    identity = database.identity("NODE")
+    # A threshold that no image reaches: all are called negative.
+    bench = Bench(tmp_path / "storage", Brightness(threshold=1.0))
+    bench.clock.now = time.time()
     images = [phantom.dataset(seed, rows=160, columns=128) for seed in range(4)]
     for image in images:
         image.StationName = "ROOM1"
-        buffer = io.BytesIO()
-        image.save_as(buffer, enforce_file_format=True)
-        files.spool([buffer.getvalue()], str)
-    take_in(settings, database, files, identity, {})
-    # A threshold that no image reaches: all are called negative.
-    worker = Worker(settings, database, files, identity, Brightness(threshold=1.0), NoLeases())
-    while worker.step():
-        pass
+    bench.receive(*images)
+    bench.work()
     rows = [
         "sop_instance_uid,label",
         *(f"{image.SOPInstanceUID},positive" for image in images),
@@ -209,7 +193,7 @@ def test_labels_that_contradict_the_node_raise_the_alarm(tmp_path: Path) -> None
     validated = run(tmp_path, "validate")
     assert validated.returncode == 1, validated.stderr
     assert "alarm" in validated.stdout
-    event = validation.last(database)
+    event = validation.last(bench.database)
     assert event is not None
     assert event.event == "validation_alarm"
     checks = {(one["where"], one["what"]): one for one in event.details["checks"]}
@@ -221,6 +205,6 @@ def test_labels_that_contradict_the_node_raise_the_alarm(tmp_path: Path) -> None
     # So few are not divided; whoever has more may leave the splits to `load`.
     head, *rows = exported.splitlines()
     labels.write_text("\n".join([f"{head},split", *(f"{row},test" for row in rows)]))
-    samples = dataset.load(settings.storage.path / "files", labels=labels)
+    samples = dataset.load(bench.settings.storage.path / "files", labels=labels)
     assert [sample.positive for sample in samples] == [True] * 4
-    database.close()
+    bench.close()

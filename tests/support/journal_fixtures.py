@@ -14,8 +14,8 @@ from pacs_node.records import Arrival, Finding, ModelIdentity
 class Clock:
     """Time that passes only when told."""
 
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now
