@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.fuzz import conversations, data_sets, files, pdus
-from support.fuzz.bench import Bench
+from support.fuzz.bench import FuzzBench
 from support.odd_inputs import found
+from support.odd_inputs.corpus import Case
 
 from pacs_node.config import NodeSettings
 from pacs_node.files import FileStore
@@ -30,13 +31,13 @@ def begin() -> list[files.Seed]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = Bench(tmp_path_factory.mktemp("node"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzBench]:
+    made = FuzzBench(tmp_path_factory.mktemp("node"))
     yield made
     made.close()
 
 
-def test_damaged_files_get_their_answers(bench: Bench, begin: list[files.Seed]) -> None:
+def test_damaged_files_get_their_answers(bench: FuzzBench, begin: list[files.Seed]) -> None:
     told = set()
     for number in range(FILES):
         what, contents = files.case("short", number, begin)
@@ -49,7 +50,7 @@ def test_damaged_files_get_their_answers(bench: Bench, begin: list[files.Seed]) 
 def test_damaged_files_get_their_answers_on_postgresql(
     begin: list[files.Seed], tmp_path: Path, database_url: Callable[[str], str]
 ) -> None:
-    made = Bench(tmp_path, database_url("postgresql"))
+    made = FuzzBench(tmp_path, database_url("postgresql"))
     for number in range(FILES, FILES + ON_POSTGRESQL):
         what, contents = files.case("short", number, begin)
         assert made.run(contents).wrong == [], f"{number}: {what}"
@@ -64,16 +65,18 @@ def test_damaged_files_get_their_answers_on_postgresql(
     suppress_health_check=list(HealthCheck),
 )
 @given(data_sets.any_file())
-def test_data_sets_of_any_attributes_get_their_answers(bench: Bench, content: bytes) -> None:
+def test_data_sets_of_any_attributes_get_their_answers(bench: FuzzBench, content: bytes) -> None:
     assert bench.run([content]).wrong == []
 
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
-def test_what_was_found_before_gets_its_answer(bench: Bench, case: object) -> None:
-    assert bench.run(case.contents()).wrong == []  # type: ignore[attr-defined]
+def test_what_was_found_before_gets_its_answer(bench: FuzzBench, case: Case) -> None:
+    assert bench.run(case.contents()).wrong == []
 
 
-def test_the_bench_sees_what_stays_without_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bench_sees_what_stays_without_an_answer(
+    bench: FuzzBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An unexpected error in the report, and an audit line that is not written."""
     (content,) = FOUND[0].contents()
     assert bench.run([content]).wrong == []

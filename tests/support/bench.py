@@ -81,7 +81,7 @@ class Bench:
     def deliver(
         self, state: DeliveryState = DeliveryState.SENT, status: int = 0, comment: str = "", **how: Any
     ) -> None:
-        """End everything that is due for `pacs` in this state."""
+        """Have `pacs` answer everything that is due there in this way."""
         while claim := deliveries.claim_deliveries(self.database, "pacs", 50):
             for item in claim.items:
                 assert deliveries.finish_delivery(

@@ -19,7 +19,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,17 +26,13 @@ import sqlalchemy as sa
 import structlog
 from pydicom import dcmread
 
-from pacs_node.config import Settings
 from pacs_node.errors import AdmissionError
-from pacs_node.files import FileStore
 from pacs_node.journal import audit, views
-from pacs_node.journal.database import Database
 from pacs_node.journal.schema import AuditHeadRow, Base, NodeRow
 from pacs_node.receive import admission
 from pacs_node.report.text import as_text
-from pacs_node.roles.receive import take_in
-from pacs_node.roles.worker import Worker
 from support import viewer_rules
+from support.bench import Bench
 from support.brightness import Brightness
 from support.fuzz import files
 
@@ -59,23 +54,11 @@ class Outcome:
     """What must never be; empty where the node kept its promises."""
 
 
-class _NoLeases:
-    def hold(self, token: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-class Bench:
-    """A node in a folder of its own, of which the journal may be elsewhere."""
+class FuzzBench(Bench):
+    """A node in a folder of its own; its journal may be elsewhere."""
 
     def __init__(self, folder: Path, database_url: str = "") -> None:
-        storage = {"path": folder, "database": database_url}
-        destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
-        self.now = 1_800_000_000.0
-        self.settings = Settings.model_validate({"storage": storage, "destinations": [destination]})
-        self.database = Database(self.settings.database_url, lambda: self.now)
-        self.database.migrate()
-        self.files = FileStore(folder)
-        self.identity = self.database.identity("NODE")
+        super().__init__(folder, Brightness(0.2), storage={"path": folder, "database": database_url})
         with self.database.read() as connection:
             self._head = dict(connection.execute(sa.select(*AuditHeadRow.__table__.columns)).mappings().one())
 
@@ -87,10 +70,10 @@ class Bench:
         outcome = Outcome()
         try:
             refused = [self._spool(content) for content in contents]
-            take_in(self.settings, self.database, self.files, self.identity, {})
+            self.take_in()
             if self.files.spooled():
                 outcome.wrong.append("the intake left something in the spool")
-            self._work()
+            self.work(minutes=24)
             self._look(contents, refused, outcome)
         except Exception as error:  # noqa: BLE001 - what escapes from the node is what is looked for
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -108,13 +91,6 @@ class Bench:
             self.files.spool([content], str)
             return str(error)
         return None
-
-    def _work(self) -> None:
-        worker = Worker(self.settings, self.database, self.files, self.identity, Brightness(0.2), _NoLeases())
-        for _ in range(8):
-            while worker.step():
-                pass
-            self.now += 180
 
     def _look(self, contents: Sequence[bytes], refused: Sequence[str | None], outcome: Outcome) -> None:
         events = list(audit.events(self.database))
@@ -142,7 +118,7 @@ class Bench:
 
     def _look_at_file(self, sha256: str, events: set[str], outcome: Outcome) -> None:
         for study in views.studies(self.database, 100):
-            for instance in views.study(self.database, study["study_instance_uid"])["instances"]:  # type: ignore[index]
+            for instance in self.study(study["study_instance_uid"])["instances"]:
                 if instance["sha256"] != sha256:
                     continue
                 state, reason = str(instance["state"]), str(instance["reason"] or "")
@@ -157,8 +133,7 @@ class Bench:
         outcome.wrong.append("a file was let in, and no instance is there")
 
     def _look_at_study(self, uid: str, outcome: Outcome) -> None:
-        study = views.study(self.database, uid)
-        assert study is not None
+        study = self.study(uid)
         # Of several versions of an image the newest counts.
         newest = {instance["sop_instance_uid"]: instance["state"] for instance in study["instances"]}
         states = Counter(newest.values())
@@ -194,10 +169,6 @@ class Bench:
         for item in self.files.spooled():
             item.path.unlink()
 
-    def close(self) -> None:
-        """Close the database."""
-        self.database.close()
-
 
 def quiet() -> None:
     """No log: what it would say is what is looked for in the journal."""
@@ -221,7 +192,7 @@ def main() -> None:
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     begin: list[files.Seed] = pickle.loads((folder.parent / "seeds").read_bytes())
-    bench = Bench(folder)
+    bench = FuzzBench(folder)
     memory_mb("VmHWM")
     for line in sys.stdin:
         what, contents = files.case(seed, int(line), begin)

@@ -107,7 +107,7 @@ def main() -> None:
     """Try so many; the smallest file that fails is left in the folder as failing.dcm."""
     count, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     bench.quiet()
-    node, told = bench.Bench(folder / "node"), Counter[str]()
+    node, told = bench.FuzzBench(folder / "node"), Counter[str]()
 
     @seed(number)
     @settings(

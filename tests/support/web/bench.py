@@ -1,11 +1,11 @@
-"""The pages on a journal, a file store and a worker in this process; its model says what it is told."""
+"""The pages on a bench: a journal, a file store and a worker in this process."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
-from pacs_node import pipeline
 from pacs_node.analyze import decode, pixels
-from pacs_node.config import Settings, load
+from pacs_node.config import load
 from pacs_node.demo import phantom
 from pacs_node.dicom.header import Side
-from pacs_node.files import FileStore
-from pacs_node.heatmap import HeatMap
-from pacs_node.journal import audit, deliveries, sessions
-from pacs_node.journal.database import Database, open_database
-from pacs_node.records import AuditEvent, DeliveryState, ModelIdentity, Prediction
-from pacs_node.roles.receive import take_in
-from pacs_node.roles.worker import Worker
+from pacs_node.journal import sessions
+from pacs_node.journal.database import open_database
 from pacs_node.web import access, app, server
 from pacs_node.web.users import Role, Users
+from support.bench import Bench
+from support.brightness import Brightness
 from support.report_studies import MODEL
 
 ROWS, COLUMNS = 640, 512
@@ -70,52 +66,21 @@ def study(seed: int = 21, *, fractured: bool = True, laterality: Side = "R") -> 
     ]
 
 
-@dataclass
-class Pointer:
-    """A model that says these probabilities, one image after the other, and always points at `HOT`."""
-
-    probabilities: Sequence[float] = ()
-    identity: ModelIdentity = MODEL
-
-    def stats(self) -> dict[str, float]:
-        """Nothing for /metrics."""
-        return {}
-
-    def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
-        """One prediction for each image."""
-        now, self.probabilities = self.probabilities[: len(images)], self.probabilities[len(images) :]
-        values = np.zeros(CELLS, np.float32)
-        values[HOT] = 1
-        made = []
-        for said, image in zip(now, images, strict=True):
-            step = (image.shape[1] / CELLS[1], image.shape[0] / CELLS[0])
-            made.append(Prediction(said, HeatMap(values, (step[0] / 2, step[1] / 2), step)))
-        return made
-
-
-class _Leases:
-    def hold(self, token: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-class Bench:
-    """Everything between the spool and the pages, one step at a time."""
+class WebBench(Bench):
+    """A node on the real clock, and its pages."""
 
     def __init__(self, folder: Path, config: str = CONFIG) -> None:
         self.config = folder / "config.toml"
         self.config.write_text(config, encoding="utf-8")
-        self.settings: Settings = load(self.config)
-        self.database: Database = open_database(self.settings.database_url)
-        self.files = FileStore(self.settings.storage.path)
-        self.model = Pointer()
+        settings = load(self.config)
+        model = Brightness(model=MODEL, cells=CELLS, hottest=HOT)
+        super().__init__(folder, model, database=open_database(settings.database_url), settings=settings)
         self.url = ""
         self._clients: list[httpx.Client] = []
         self._stop = threading.Event()
-        self._node = self.database.identity("PACSNODE")
         users = Users(self.settings.web.users)
         for role in Role:
             users.set(role, role, f"the password of {role}")
-        self.worker = Worker(self.settings, self.database, self.files, self._node, self.model, _Leases())
         services = app.Services(display=self.display, try_out=partial(server.try_out, self.config))
         self.app = app.create(self.settings, self.database, self.files, services, self._stop)
 
@@ -127,26 +92,10 @@ class Bench:
         """A stored image as displayed."""
         return pixels.prepare(decode.read(self.files.path(sha256))).display
 
-    def receive(self, *datasets: FileDataset) -> str:
-        """Have images received; returns their Study Instance UID."""
-        for dataset in datasets:
-            self.files.spool([pipeline.encoded(dataset)], lambda _: None)
-        take_in(self.settings, self.database, self.files, self._node, {})
-        return str(datasets[0].StudyInstanceUID)
-
     def report(self, *probabilities: float) -> None:
-        """Do all that is due; the model says these, one image after the other."""
-        self.model.probabilities = probabilities
-        while self.worker.step():
-            pass
-
-    def answer(self, state: DeliveryState, status: int, comment: str) -> None:
-        """Have the PACS answer this to all that is due."""
-        while claim := deliveries.claim_deliveries(self.database, "pacs", 10):
-            for item in claim.items:
-                assert deliveries.finish_delivery(
-                    self.database, claim.token, item, state, status, comment, 60.0
-                )
+        """Do all that is due; the model answers with these probabilities, one an image."""
+        self.model.probabilities = list(probabilities)
+        self.work(minutes=0)
 
     def client(self, who: Role | None) -> httpx.Client:
         """A browser without scripts, logged in as somebody with this role and its name."""
@@ -155,17 +104,13 @@ class Bench:
         self._clients.append(client)
         return client
 
-    def events(self, name: str) -> list[AuditEvent]:
-        """The audit events of this name."""
-        return [event for event in audit.events(self.database) if event.event == name]
-
     def sources(self, study_instance_uid: str) -> Sequence[str]:
         """Addresses of the images as the viewer lists them."""
         listed = self.client(Role.ADMIN).get(f"/studies/{study_instance_uid}/images").json()
         return [one["uid"] for one in listed]
 
     @contextmanager
-    def serving(self) -> Iterator[Bench]:
+    def serving(self) -> Iterator[WebBench]:
         """Serve the pages over HTTP while the block lasts."""
         ready = threading.Event()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from support.web.bench import Bench, study
+from support.web.bench import WebBench, study
 
 from pacs_node.web import access
 from pacs_node.web.users import Role
@@ -15,14 +15,14 @@ SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path) -> Iterator[WebBench]:
     """The pages, served, on an empty journal."""
-    with Bench(tmp_path).serving() as bench:
+    with WebBench(tmp_path).serving() as bench:
         yield bench
 
 
 @pytest.fixture
-def uid(bench: Bench) -> str:
+def uid(bench: WebBench) -> str:
     """A reported study: its first image is negative, its second one positive."""
     uid = bench.receive(*study())
     bench.report(0.12, 0.87)
@@ -31,7 +31,7 @@ def uid(bench: Bench) -> str:
 
 @pytest.fixture
 def open_as(
-    bench: Bench, chromium: Browser, artifacts: Path, request: pytest.FixtureRequest
+    bench: WebBench, chromium: Browser, artifacts: Path, request: pytest.FixtureRequest
 ) -> Iterator[Open]:
     """Open a page as somebody with this role; an error or a breach of the content policy fails the test."""
     opened: list[Page] = []

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID
-from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, Bench, study
+from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, WebBench, study
 
 from pacs_node.config import ValidationSettings
 from pacs_node.journal import feedback, views
@@ -29,7 +29,7 @@ def headline(page: str) -> str:
     return re.search(r'class="headline">([^<]*)<', page)[1]  # type: ignore[index]
 
 
-def test_the_report_is_told_in_its_own_words(bench: Bench, uid: str) -> None:
+def test_the_report_is_told_in_its_own_words(bench: WebBench, uid: str) -> None:
     page = bench.client(Role.RADIOLOGIST).get(f"/studies/{uid}").text
     assert headline(page) == "AI: Fracture suspected, right wrist, 87 %"
     summary = views.study(bench.database, uid)["reports"][0]["summary"]  # type: ignore[index]
@@ -41,14 +41,14 @@ def test_the_report_is_told_in_its_own_words(bench: Bench, uid: str) -> None:
     assert "0.8700" not in page
 
 
-def test_a_negative_answer_says_that_it_does_not_exclude_a_fracture(bench: Bench) -> None:
+def test_a_negative_answer_says_that_it_does_not_exclude_a_fracture(bench: WebBench) -> None:
     uid = bench.receive(*study(fractured=False))
     bench.report(0.1, 0.2)
     page = bench.client(Role.VIEWER).get(f"/studies/{uid}").text
     assert headline(page) == "AI: no fracture suspected – does not exclude a fracture"
 
 
-def test_silence_never_reads_as_normal(bench: Bench) -> None:
+def test_silence_never_reads_as_normal(bench: WebBench) -> None:
     whole, broken = study(30), study(31)
     waiting = bench.receive(*whole)
     page = bench.client(Role.VIEWER).get(f"/studies/{waiting}").text
@@ -76,7 +76,7 @@ def test_silence_never_reads_as_normal(bench: Bench) -> None:
     assert "1 of 2 images NOT ANALYZED" in headline(page)
 
 
-def test_after_a_late_image_the_old_answer_is_called_old(bench: Bench, uid: str) -> None:
+def test_after_a_late_image_the_old_answer_is_called_old(bench: WebBench, uid: str) -> None:
     late = study()[0]
     late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = UID("2.25.4711")
     bench.receive(late)
@@ -85,7 +85,7 @@ def test_after_a_late_image_the_old_answer_is_called_old(bench: Bench, uid: str)
     assert re.search(r"The report of [-\d: ]+ said: AI: Fracture suspected", page)
 
 
-def test_who_may_not_see_patients_sees_everything_else(bench: Bench, uid: str) -> None:
+def test_who_may_not_see_patients_sees_everything_else(bench: WebBench, uid: str) -> None:
     image = bench.sources(uid)[0]
     said = {
         "label": "positive",
@@ -107,14 +107,14 @@ def test_who_may_not_see_patients_sees_everything_else(bench: Bench, uid: str) -
     assert viewer.post(f"/studies/{uid}/labels", data=said).status_code == 403
 
 
-def test_a_report_s_text_names_no_patient(bench: Bench, uid: str) -> None:
+def test_a_report_s_text_names_no_patient(bench: WebBench, uid: str) -> None:
     sha256 = views.study(bench.database, uid)["reports"][0]["sr_sha256"]  # type: ignore[index]
     document = dcmread(bench.files.path(sha256))
     assert document.PatientName == PATIENT
     assert not [name for name in NAMES if name in as_text(document)]
 
 
-def test_actions_are_for_administrators_who_confirm(bench: Bench, uid: str) -> None:
+def test_actions_are_for_administrators_who_confirm(bench: WebBench, uid: str) -> None:
     for what in ("retry", "amend", "reanalyze"):
         address = f"/studies/{uid}/actions/{what}"
         for who in (Role.VIEWER, Role.RADIOLOGIST):
@@ -127,7 +127,7 @@ def test_actions_are_for_administrators_who_confirm(bench: Bench, uid: str) -> N
     assert bench.client(Role.ADMIN).post(f"/studies/{uid}/actions/delete").status_code == 404
 
 
-def test_what_there_is_not_is_not_found(bench: Bench, uid: str) -> None:
+def test_what_there_is_not_is_not_found(bench: WebBench, uid: str) -> None:
     other = bench.receive(*study(30))
     bench.report(0.1, 0.1)
     client = bench.client(Role.ADMIN)
@@ -144,7 +144,7 @@ def test_what_there_is_not_is_not_found(bench: Bench, uid: str) -> None:
     assert feedback.every(bench.database) == []
 
 
-def test_each_look_at_a_patient_is_written_down_once(bench: Bench, uid: str) -> None:
+def test_each_look_at_a_patient_is_written_down_once(bench: WebBench, uid: str) -> None:
     bench.client(Role.VIEWER).get(f"/studies/{uid}")
     assert bench.events("study_viewed") == []
     client = bench.client(Role.RADIOLOGIST)
@@ -164,7 +164,7 @@ def test_each_look_at_a_patient_is_written_down_once(bench: Bench, uid: str) -> 
     assert "study viewed" in client.get(f"/studies/{uid}/parts/record").text
 
 
-def test_the_worst_image_comes_first_and_each_says_its_side(bench: Bench) -> None:
+def test_the_worst_image_comes_first_and_each_says_its_side(bench: WebBench) -> None:
     first, second = study(laterality="L")
     first.ImageLaterality = ""
     uid = bench.receive(first, second)
@@ -192,7 +192,7 @@ def picture(client: httpx.Client, address: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(answer.content)))
 
 
-def greys(bench: Bench, listed: dict[str, object]) -> NDArray[np.float64]:
+def greys(bench: WebBench, listed: dict[str, object]) -> NDArray[np.float64]:
     """The pixels as the viewer gets them, 0..1."""
     answer = bench.client(Role.RADIOLOGIST).get(str(listed["pixels"]))
     assert answer.headers["Cache-Control"] == "no-store"
@@ -201,7 +201,7 @@ def greys(bench: Bench, listed: dict[str, object]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_pixels_are_those_of_the_display_upright_and_not_inverted(bench: Bench, photometric: str) -> None:
+def test_pixels_are_those_of_the_display_upright_and_not_inverted(bench: WebBench, photometric: str) -> None:
     from pacs_node.demo import phantom
 
     image = phantom.dataset(5, rows=ROWS, columns=COLUMNS, photometric=photometric)  # type: ignore[arg-type]
@@ -233,7 +233,7 @@ def large(image: FileDataset) -> FileDataset:
 
 
 @pytest.mark.parametrize("is_large", [False, True])
-def test_the_heat_map_lies_as_in_the_secondary_capture(bench: Bench, is_large: bool) -> None:
+def test_the_heat_map_lies_as_in_the_secondary_capture(bench: WebBench, is_large: bool) -> None:
     image = study()[1]
     uid = bench.receive(large(image) if is_large else image)
     bench.report(0.4)
@@ -265,7 +265,7 @@ def test_the_heat_map_lies_as_in_the_secondary_capture(bench: Bench, is_large: b
         assert apart(wrong) > 3
 
 
-def test_a_marked_rectangle_comes_back_in_the_same_pixels(bench: Bench, uid: str) -> None:
+def test_a_marked_rectangle_comes_back_in_the_same_pixels(bench: WebBench, uid: str) -> None:
     image = bench.sources(uid)[0]
     corners = [[0.0, 0.0], [511.5, 0.0], [511.5, 639.9], [0.0, 639.9]]
     said = {"label": "negative", "image": image, "region": json.dumps(corners), "comment": "  a line  "}
@@ -299,7 +299,7 @@ def test_a_marked_rectangle_comes_back_in_the_same_pixels(bench: Bench, uid: str
         ("[" * 5000, True),
     ],
 )
-def test_a_place_that_is_none_is_refused(bench: Bench, uid: str, region: str, image: bool) -> None:
+def test_a_place_that_is_none_is_refused(bench: WebBench, uid: str, region: str, image: bool) -> None:
     said = {"label": "positive", "image": bench.sources(uid)[0] if image else "", "region": region}
     assert bench.client(Role.RADIOLOGIST).post(f"/studies/{uid}/labels", data=said).status_code == 400
     assert (
@@ -308,7 +308,7 @@ def test_a_place_that_is_none_is_refused(bench: Bench, uid: str, region: str, im
     assert feedback.every(bench.database) == []
 
 
-def test_a_correction_is_one_more_and_validation_counts_the_newest(bench: Bench, uid: str) -> None:
+def test_a_correction_is_one_more_and_validation_counts_the_newest(bench: WebBench, uid: str) -> None:
     client = bench.client(Role.RADIOLOGIST)
     for label in ("positive", "negative", "positive"):
         assert client.post(f"/studies/{uid}/labels", data={"label": label}).status_code == 303
@@ -321,21 +321,21 @@ def test_a_correction_is_one_more_and_validation_counts_the_newest(bench: Bench,
     ]
 
 
-def test_agreement_is_told_of_what_was_said_and_sent_as_what_is_there(bench: Bench, uid: str) -> None:
+def test_agreement_is_told_of_what_was_said_and_sent_as_what_is_there(bench: WebBench, uid: str) -> None:
     page = bench.client(Role.RADIOLOGIST).get(f"/studies/{uid}").text
     assert re.search(r'value="positive" required> <span[^>]*>Agree: a fracture<', page)
     assert re.search(r'value="negative" required> <span[^>]*>Disagree: no fracture<', page)
 
 
-def test_deliveries_say_what_the_pacs_answered(bench: Bench, uid: str) -> None:
-    bench.answer(DeliveryState.PENDING, 0xA700, "out of resources")
+def test_deliveries_say_what_the_pacs_answered(bench: WebBench, uid: str) -> None:
+    bench.deliver(DeliveryState.PENDING, 0xA700, "out of resources", retry_after=60.0)
     page = bench.client(Role.VIEWER).get(f"/studies/{uid}/parts/record").text
     assert page.count("0xA700 out of resources") == 3
     assert page.count('<td class="warn">PENDING</td>\n<td>1</td>') == 3
 
 
-def test_retry_lets_go_out_what_did_not_arrive(bench: Bench, uid: str) -> None:
-    bench.answer(DeliveryState.QUARANTINED, 0xC000, "no")
+def test_retry_lets_go_out_what_did_not_arrive(bench: WebBench, uid: str) -> None:
+    bench.deliver(DeliveryState.QUARANTINED, 0xC000, "no", retry_after=60.0)
     assert "QUARANTINED" in bench.client(Role.VIEWER).get(f"/studies/{uid}").text
     answer = bench.client(Role.ADMIN).post(f"/studies/{uid}/actions/retry", data={"confirm": "yes"})
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/studies/{uid}")
@@ -344,7 +344,7 @@ def test_retry_lets_go_out_what_did_not_arrive(bench: Bench, uid: str) -> None:
     assert [one["state"] for one in views.study(bench.database, uid)["results"]] == ["PENDING"] * 3  # type: ignore[index]
 
 
-def test_amend_makes_a_new_report_of_the_same_findings(bench: Bench, uid: str) -> None:
+def test_amend_makes_a_new_report_of_the_same_findings(bench: WebBench, uid: str) -> None:
     headers = {"HX-Request": "true"}
     answer = bench.client(Role.ADMIN).post(
         f"/studies/{uid}/actions/amend", data={"confirm": "yes"}, headers=headers
@@ -357,7 +357,7 @@ def test_amend_makes_a_new_report_of_the_same_findings(bench: Bench, uid: str) -
     assert len(bench.events("analyzed")) == 2
 
 
-def test_analyze_again_asks_the_model_again_about_every_image(bench: Bench, uid: str) -> None:
+def test_analyze_again_asks_the_model_again_about_every_image(bench: WebBench, uid: str) -> None:
     assert (
         bench.client(Role.ADMIN)
         .post(f"/studies/{uid}/actions/reanalyze", data={"confirm": "yes"})
@@ -378,7 +378,7 @@ def test_analyze_again_asks_the_model_again_about_every_image(bench: Bench, uid:
     assert len({one["sop_instance_uid"] for one in captures}) == 4, "new pictures are new objects"
 
 
-def test_analyze_again_takes_nothing_over_from_another_version_of_the_image(bench: Bench) -> None:
+def test_analyze_again_takes_nothing_over_from_another_version_of_the_image(bench: WebBench) -> None:
     image = study()[0]
     uid = bench.receive(image)
     bench.report(0.9)
@@ -387,14 +387,12 @@ def test_analyze_again_takes_nothing_over_from_another_version_of_the_image(benc
     bench.report()
     assert len(bench.events("finding_copied")) == 1
     bench.client(Role.ADMIN).post(f"/studies/{uid}/actions/reanalyze", data={"confirm": "yes"})
-    bench.model.probabilities = (0.2, 0.2)
-    while bench.worker.step():
-        pass
+    bench.report(0.2, 0.2)
     assert len(bench.events("finding_copied")) == 1
     assert [event.details["probability"] for event in bench.events("analyzed")][1:] == [0.2, 0.2]
 
 
-def test_an_image_whose_file_is_gone_is_told(bench: Bench, uid: str) -> None:
+def test_an_image_whose_file_is_gone_is_told(bench: WebBench, uid: str) -> None:
     for one in views.study(bench.database, uid)["instances"]:  # type: ignore[index]
         bench.files.path(one["sha256"]).unlink()
     client = bench.client(Role.RADIOLOGIST)
@@ -404,7 +402,7 @@ def test_an_image_whose_file_is_gone_is_told(bench: Bench, uid: str) -> None:
     assert (answer.status_code, answer.text) == (409, "its file is gone")
 
 
-def test_what_cannot_be_shown_says_why(bench: Bench) -> None:
+def test_what_cannot_be_shown_says_why(bench: WebBench) -> None:
     image = study()[0]
     image.Rows *= 2
     uid = bench.receive(image)
@@ -417,7 +415,7 @@ def test_what_cannot_be_shown_says_why(bench: Bench) -> None:
     assert client.get(f"/studies/{uid}/images/{listed['uid']}/heat").status_code == 404
 
 
-def test_two_patients_in_one_study_are_both_named(bench: Bench) -> None:
+def test_two_patients_in_one_study_are_both_named(bench: WebBench) -> None:
     first, second = study()
     second.PatientID, second.PatientName = "P-0815", "OTHER^ONE"
     uid = bench.receive(first, second)
@@ -427,7 +425,7 @@ def test_two_patients_in_one_study_are_both_named(bench: Bench) -> None:
     assert headline(page).startswith("NOT ANALYZED: identity conflict")
 
 
-def test_the_region_lies_where_the_model_pointed(bench: Bench, uid: str) -> None:
+def test_the_region_lies_where_the_model_pointed(bench: WebBench, uid: str) -> None:
     listed = bench.client(Role.RADIOLOGIST).get(f"/studies/{uid}/images").json()[0]
     points = np.asarray(listed["regions"][0]["points"])
     middle = (points.min(axis=0) + points.max(axis=0)) / 2

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
-from support.web.bench import BOX, COLUMNS, PATIENT, ROWS, Bench
+from support.web.bench import BOX, COLUMNS, PATIENT, ROWS, WebBench
 
 from pacs_node.config import ValidationSettings
 from pacs_node.journal import feedback, studies
@@ -67,7 +67,7 @@ def found(drawn: NDArray[np.uint8], display: NDArray[np.float32]) -> tuple[int, 
     return row - rows // 4, column - columns // 4
 
 
-def displays(bench: Bench, uid: str) -> dict[str, NDArray[np.float32]]:
+def displays(bench: WebBench, uid: str) -> dict[str, NDArray[np.float32]]:
     """The stored images as displayed, by SOP Instance UID."""
     return {
         one.sop_instance_uid: bench.display(one.sha256)
@@ -83,7 +83,7 @@ def window(drawn: NDArray[np.uint8], display: NDArray[np.float32], at: tuple[int
     return drawn[top:bottom, left:right], display[top - at[0] : bottom - at[0], left - at[1] : right - at[1]]
 
 
-def test_the_image_is_upright_with_right_greys(bench: Bench, uid: str, open_as: Open) -> None:
+def test_the_image_is_upright_with_right_greys(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     worst = bench.sources(uid)[0]
     shown(page, worst)
@@ -105,7 +105,7 @@ def test_the_image_is_upright_with_right_greys(bench: Bench, uid: str, open_as: 
     assert np.abs(seen[..., 0] - expected * 255).max() <= 1
 
 
-def test_the_heat_map_comes_and_goes_with_the_slider(bench: Bench, uid: str, open_as: Open) -> None:
+def test_the_heat_map_comes_and_goes_with_the_slider(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     worst = bench.sources(uid)[0]
     shown(page, worst)
@@ -130,7 +130,7 @@ def test_the_heat_map_comes_and_goes_with_the_slider(bench: Bench, uid: str, ope
     assert colour().sum() == 0
 
 
-def test_regions_are_outlined_in_place(bench: Bench, uid: str, open_as: Open) -> None:
+def test_regions_are_outlined_in_place(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     shown(page, bench.sources(uid)[0])
     page.locator("canvas").focus()
@@ -149,7 +149,7 @@ def test_regions_are_outlined_in_place(bench: Bench, uid: str, open_as: Open) ->
     assert abs(rows.max() - points[:, 1].max()) < 4
 
 
-def test_zoom_pan_and_window_by_mouse(bench: Bench, uid: str, open_as: Open) -> None:
+def test_zoom_pan_and_window_by_mouse(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     worst = bench.sources(uid)[0]
     shown(page, worst)
@@ -197,7 +197,7 @@ def test_zoom_pan_and_window_by_mouse(bench: Bench, uid: str, open_as: Open) -> 
     expect(state).not_to_contain_text("zoom 100 %")
 
 
-def test_everything_goes_by_keyboard(bench: Bench, uid: str, open_as: Open) -> None:
+def test_everything_goes_by_keyboard(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     worst, other = bench.sources(uid)
     shown(page, worst)
@@ -230,7 +230,7 @@ def test_everything_goes_by_keyboard(bench: Bench, uid: str, open_as: Open) -> N
     expect(strip.nth(1)).to_have_attribute("aria-current", "true")
 
 
-def test_the_keys_are_those_of_the_documents(bench: Bench, uid: str, open_as: Open) -> None:
+def test_the_keys_are_those_of_the_documents(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     page.get_by_text("Keys, while the image has the focus").click()
     rows = page.locator(".keys tbody tr")
@@ -241,7 +241,7 @@ def test_the_keys_are_those_of_the_documents(bench: Bench, uid: str, open_as: Op
     assert told == written
 
 
-def test_the_picture_has_words(bench: Bench, uid: str, open_as: Open) -> None:
+def test_the_picture_has_words(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     shown(page, bench.sources(uid)[0])
     described = page.locator("canvas").get_attribute("aria-describedby")
@@ -277,7 +277,7 @@ def draw(page: Page, source: tuple[float, float, float, float]) -> list[list[flo
     return [[first_x, first_y], [last_x, first_y], [last_x, last_y], [first_x, last_y]]
 
 
-def test_a_radiologist_disagrees_and_marks_the_place(bench: Bench, uid: str, open_as: Open) -> None:
+def test_a_radiologist_disagrees_and_marks_the_place(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     worst, other = bench.sources(uid)
     shown(page, worst)
@@ -321,7 +321,7 @@ def test_a_radiologist_disagrees_and_marks_the_place(bench: Bench, uid: str, ope
     assert [one.sop_instance_uid for one in feedback.every(bench.database)] == [other, None]
 
 
-def test_a_place_is_marked_by_keyboard_and_dropped(bench: Bench, uid: str, open_as: Open) -> None:
+def test_a_place_is_marked_by_keyboard_and_dropped(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST)
     shown(page, bench.sources(uid)[0])
     page.locator("canvas").focus()
@@ -349,7 +349,7 @@ def changed(page: Page) -> None:
 
 
 def test_an_administrator_amends_and_analyzes_again_and_sees_it_happen(
-    bench: Bench, uid: str, open_as: Open
+    bench: WebBench, uid: str, open_as: Open
 ) -> None:
     page = open_as(f"/studies/{uid}", Role.ADMIN)
     shown(page, bench.sources(uid)[0])
@@ -376,7 +376,7 @@ def test_an_administrator_amends_and_analyzes_again_and_sees_it_happen(
     assert [event.details["who"] for event in bench.events("retried")] == ["admin", "admin"]
 
 
-def test_what_is_not_to_be_seen_is_not_on_the_viewer_s_page(bench: Bench, uid: str, open_as: Open) -> None:
+def test_what_is_not_to_be_seen_is_not_on_the_viewer_s_page(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.VIEWER)
     expect(page.locator(".headline")).to_contain_text("Fracture suspected")
     content = page.content()
@@ -386,7 +386,7 @@ def test_what_is_not_to_be_seen_is_not_on_the_viewer_s_page(bench: Bench, uid: s
     expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
 
 
-def test_fingers_zoom_and_move(bench: Bench, uid: str, open_as: Open) -> None:
+def test_fingers_zoom_and_move(bench: WebBench, uid: str, open_as: Open) -> None:
     page = open_as(f"/studies/{uid}", Role.RADIOLOGIST, "phone", touch=True)
     shown(page, bench.sources(uid)[0])
     box = page.locator("canvas").bounding_box()
@@ -415,7 +415,7 @@ def test_fingers_zoom_and_move(bench: Bench, uid: str, open_as: Open) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])
-def test_no_barriers(bench: Bench, uid: str, open_as: Open, size: str, scheme: str) -> None:
+def test_no_barriers(bench: WebBench, uid: str, open_as: Open, size: str, scheme: str) -> None:
     bench.client(Role.RADIOLOGIST).post(
         f"/studies/{uid}/labels", data={"label": "negative", "comment": "a word"}
     )

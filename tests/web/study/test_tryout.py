@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 from support.untrained import write_package
-from support.web.bench import CONFIG, PATIENT, Bench, study
+from support.web.bench import CONFIG, PATIENT, WebBench, study
 
 from pacs_node import pipeline
 from pacs_node.demo import phantom
@@ -31,13 +31,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebBench]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setenv("TMPDIR", str(scratch))
     config = f'{CONFIG}[model]\npath = "{package}"\ndevice = "cpu"\n'
-    with Bench(tmp_path, config).serving() as bench:
+    with WebBench(tmp_path, config).serving() as bench:
         yield bench
     assert list(scratch.iterdir()) == [], "nothing of it stays"
 
@@ -54,13 +54,13 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def post(bench: Bench, *files: tuple[str, bytes], who: Role | None = Role.RADIOLOGIST) -> httpx.Response:
+def post(bench: WebBench, *files: tuple[str, bytes], who: Role | None = Role.RADIOLOGIST) -> httpx.Response:
     given = [("files", (name, content)) for name, content in files]
     return bench.client(who).post("/try", files=given or [("other", (None, b"x"))])
 
 
 @pytest.mark.slow
-def test_each_file_gets_its_answer_and_nothing_else_hears_of_it(bench: Bench) -> None:
+def test_each_file_gets_its_answer_and_nothing_else_hears_of_it(bench: WebBench) -> None:
     names = ("wrist of <b>Anna</b>", "photo.JPG", "letter.pdf", "../../etc/passwd", "the same")
     contents = (dicom(), png(), b"%PDF-1.4 no image", b"", dicom())
     answer = post(bench, *zip(names, contents, strict=True))
@@ -80,21 +80,21 @@ def test_each_file_gets_its_answer_and_nothing_else_hears_of_it(bench: Bench) ->
     assert PATIENT not in str(event)
 
 
-def test_who_may_not_see_images_may_not_try(bench: Bench) -> None:
+def test_who_may_not_see_images_may_not_try(bench: WebBench) -> None:
     assert bench.client(Role.VIEWER).get("/try").status_code == 403
     assert post(bench, ("a", dicom()), who=Role.VIEWER).status_code == 403
     assert post(bench, ("a", dicom()), who=None).status_code == 401
     assert bench.events("tried_out") == []
 
 
-def test_nothing_to_try_is_told(bench: Bench) -> None:
+def test_nothing_to_try_is_told(bench: WebBench) -> None:
     assert post(bench).status_code == 400
     assert post(bench, ("empty", b"")).status_code == 400
     assert post(bench, *[(str(number), b"x") for number in range(21)]).status_code == 400
     assert bench.events("tried_out") == []
 
 
-def test_too_much_is_refused(bench: Bench) -> None:
+def test_too_much_is_refused(bench: WebBench) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     rest = tryout.LARGEST + 1 - len(head)
     piece = b"x" * (1 << 20)
@@ -107,7 +107,7 @@ def test_too_much_is_refused(bench: Bench) -> None:
     assert bench.events("tried_out") == []
 
 
-def test_one_at_a_time_and_not_too_often(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_at_a_time_and_not_too_often(bench: WebBench, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(paths: list[Path], out: Path) -> str:
@@ -131,7 +131,7 @@ def test_one_at_a_time_and_not_too_often(bench: Bench, monkeypatch: pytest.Monke
     assert answers == [422] * (tryout.PER_MINUTE - 1) + [429]
 
 
-def test_a_signal_that_ends_the_analysis_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_ends_the_analysis_is_told(bench: WebBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     answer = post(bench, ("a", dicom()))
     assert answer.status_code == 200
@@ -139,7 +139,7 @@ def test_a_signal_that_ends_the_analysis_is_told(bench: Bench, monkeypatch: pyte
 
 
 def test_an_analysis_that_never_ends_is_ended_and_leaves_nothing(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: WebBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "never-ends"
     program.write_text("#!/bin/sh\nmktemp -d\nexec sleep 600\n", encoding="utf-8")
@@ -153,7 +153,7 @@ def test_an_analysis_that_never_ends_is_ended_and_leaves_nothing(
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_files_are_dropped_and_seen(bench: Bench, open_as: Open) -> None:
+def test_files_are_dropped_and_seen(bench: WebBench, open_as: Open) -> None:
     page = open_as("/try", Role.RADIOLOGIST)
     page.get_by_label("Drop files here, or choose them").set_input_files(
         [
