@@ -26,7 +26,7 @@ from rich.table import Table
 from pacs_node.config import Destination, Settings
 from pacs_node.files import FileStore
 from pacs_node.heatmap import HeatMap
-from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies, views
+from pacs_node.journal import audit, deliveries, instances, processes, queue, studies, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.operate.metrics import Metrics
 from pacs_node.records import (
@@ -132,19 +132,19 @@ class Measured:
             self._time("audit verify", lambda: audit.verify(database))
 
     def _register(self, database: Database, batch: range) -> None:
-        intake.register(database, [arrival for study in batch for arrival in arrivals(study)], 0.0)
+        instances.register(database, [arrival for study in batch for arrival in arrivals(study)], 0.0)
 
     def _asked(self, database: Database, stage: str) -> None:
         """What people and heartbeats ask for."""
         running = RunningRole("worker", "here", 1, "", ready=True)
 
         def heartbeat() -> None:
-            roles.beat(database, running)
+            processes.beat(database, running)
             queue.renew(database, ["no such token"])
 
         asked: dict[str, Callable[[], object]] = {
             "heartbeat": heartbeat,
-            "status": lambda: (roles.running(database), views.counts(database)),
+            "status": lambda: (processes.running(database), views.counts(database)),
             "studies": lambda: views.studies(database, 50),
             "show": lambda: (views.study(database, "2.25.7"), list(audit.events(database, "2.25.7"))),
         }
@@ -185,7 +185,7 @@ def _report(database: Database, claim: queue.Claim[Study]) -> None:
         Result(role, f"2.25.{study.id}.2.{n}", "1.2.840.10008", f"2.25.{study.id}.2", "0" * 64, 9, None)
         for n, role in enumerate(roles_)
     )
-    report = studies.Report(
+    report = studies.StudyReport(
         study.revision, "0" * 64, MODEL, Outcome.NEGATIVE, "no fracture suspected", time.time(), results
     )
     studies.finish_report(database, claim.token, study, report, dict.fromkeys(("SC", "SR"), ("pacs",)))

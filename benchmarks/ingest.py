@@ -29,7 +29,7 @@ from pacs_node.config import load
 from pacs_node.demo.pacs import Address, Orthanc, find_orthanc
 from pacs_node.dicom.header import StudyHeader, derive_uid, image_object
 from pacs_node.errors import PacsNodeError
-from pacs_node.journal import roles, views
+from pacs_node.journal import processes, views
 from pacs_node.journal.database import open_database
 
 PDU = 131072
@@ -99,7 +99,7 @@ def node(folder: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "pacs_node", "--config", str(configuration), "receive"]
     journal = open_database(load(configuration).database_url)
     with closing(journal), started(command, folder / "log"):
-        wait(lambda: any(role.ready for role in roles.running(journal)), "the node's start")
+        wait(lambda: any(role.ready for role in processes.running(journal)), "the node's start")
         yield address, lambda: sum(views.counts(journal)["instances"].values())
 
 

@@ -34,7 +34,7 @@ from pacs_node.deliver import dimse
 from pacs_node.demo.pacs import Address, OrthancRest
 from pacs_node.demo.phantom import two_views
 from pacs_node.files import FileStore
-from pacs_node.journal import instances, roles, views
+from pacs_node.journal import instances, processes, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.pipeline import analyze_instances, encoded, report_study
 from pacs_node.records import ImageResult, ReportRequest
@@ -144,7 +144,7 @@ def time_whole(watch: Watch, studies: dict[str, list[Path]], configuration: Path
     command = [sys.executable, "-m", "pacs_node", "--config", str(configuration), "serve"]
     journal = open_database(load(configuration).database_url)
     with closing(journal), started(command, folder / "node.log"):
-        wait(lambda: not roles.missing(roles.running(journal)), "the node's start")
+        wait(lambda: not processes.missing(processes.running(journal)), "the node's start")
         for name, paths in studies.items():
             for turn in range(watch.repeat + 1):
                 uid = new_study(paths, folder / "outbox")

@@ -43,6 +43,20 @@ class StudyState(StrEnum):
     FAILED = "FAILED"
 
 
+class VisibleState(StrEnum):
+    """A study's state as people see it; the states of its deliveries are part of it."""
+
+    OPEN = "OPEN"
+    READY = "READY"
+    """Reported, and on its way to the destinations."""
+    DELIVERED = "DELIVERED"
+    QUARANTINED = "QUARANTINED"
+    REPORTED = "REPORTED"
+    """Reported, and goes nowhere."""
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+
+
 class DeliveryState(StrEnum):
     """Where one result stands with one destination."""
 

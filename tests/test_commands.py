@@ -319,7 +319,7 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
 @pytest.fixture
 def arrive() -> Callable[[str, str], None]:
     """Register one image of a study in a journal."""
-    from pacs_node.journal import intake
+    from pacs_node.journal import instances
     from pacs_node.records import Arrival
 
     def register(url: str, study: str) -> None:
@@ -337,7 +337,7 @@ def arrive() -> Callable[[str, str], None]:
             **blank,
             **uids,
         )
-        intake.register(database, [arrival], 0.0)
+        instances.register(database, [arrival], 0.0)
         database.close()
 
     return register

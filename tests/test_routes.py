@@ -11,7 +11,7 @@ from support.bench import PACS, Bench
 
 from pacs_node.config import Settings
 from pacs_node.demo import phantom
-from pacs_node.journal import quarantine
+from pacs_node.journal import studies, views
 from pacs_node.records import Outcome
 
 DESTINATIONS = (
@@ -131,7 +131,7 @@ def test_a_destination_added_later_gets_only_what_is_reported_from_then_on(
     bench = make_bench(destinations=[{"name": "new"}])
     report_image(bench, other, 0.1)
     assert (set(pending(bench, image)), set(pending(bench, other))) == ({"old"}, {"new"})
-    assert quarantine.counts(bench.database, ["new"]) == {"NO DESTINATION": 2}
+    assert views.stuck_counts(bench.database, ["new"]) == {"NO DESTINATION": 2}
 
 
 def test_new_objects_have_new_uids_and_the_report_names_the_old_one(make_bench: Callable[..., Bench]) -> None:
@@ -139,7 +139,7 @@ def test_new_objects_have_new_uids_and_the_report_names_the_old_one(make_bench: 
     bench = make_bench(destinations=[{"name": "pacs"}])
     report_image(bench, image, 0.1)
     old_sc, old_sr = results(bench, image)
-    assert quarantine.retry_study(bench.database, image.StudyInstanceUID, "root", new=True)
+    assert studies.retry_study(bench.database, image.StudyInstanceUID, "root", new=True)
     bench.work()
     rows = results(bench, image)
     assert [(one["role"], one["state"]) for one in rows] == [
@@ -157,6 +157,6 @@ def test_new_objects_have_new_uids_and_the_report_names_the_old_one(make_bench: 
     assert bench.model.images_seen == 1
     # It was asked for once: the same image again makes nothing, a plain retry neither.
     report_image(bench, image, 0.1)
-    assert quarantine.retry_study(bench.database, image.StudyInstanceUID, "root")
+    assert studies.retry_study(bench.database, image.StudyInstanceUID, "root")
     bench.work()
     assert len(results(bench, image)) == 4

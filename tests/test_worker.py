@@ -17,7 +17,7 @@ from pacs_node.config import ReportSettings
 from pacs_node.demo import phantom
 from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, quarantine
+from pacs_node.journal import audit, studies
 from pacs_node.report import sc, sr
 from pacs_node.roles import worker as work
 
@@ -373,7 +373,7 @@ def test_a_success_amends_the_failure_report(
     bench.receive(image())
     bench.work()
     bench.model.fails = 0
-    assert quarantine.retry_study(bench.database, image().StudyInstanceUID, "li")
+    assert studies.retry_study(bench.database, image().StudyInstanceUID, "li")
     bench.work()
     before, after = bench.results(image(), "SR")
     assert before.SeriesDescription == "AI: NOT ANALYZED"

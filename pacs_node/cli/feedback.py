@@ -31,9 +31,9 @@ def import_(
 
     Example: pacs-node feedback import labels.csv --by "Dr. Li"
     """
-    from pacs_node.journal import feedback, feedback_csv
+    from pacs_node.journal import feedback
 
-    rows = feedback_csv.read(file, by)
+    rows = feedback.read_csv(file, by)
     receipts = feedback.add(of(context).database(), [one for _, one in rows], dry_run)
     strangers = [
         {"line": line, "study_instance_uid": one.study_instance_uid, "sop_instance_uid": one.sop_instance_uid}

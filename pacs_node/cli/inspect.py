@@ -27,14 +27,14 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     Example: pacs-node status --json
     """
-    from pacs_node.journal import audit, quarantine, roles, views
+    from pacs_node.journal import audit, processes, views
     from pacs_node.records import AuditKind
 
     database = of(context).database()
-    running = roles.running(database)
+    running = processes.running(database)
     names = [destination.name for destination in of(context).settings().destinations]
-    counts = {**views.counts(database), "attention": quarantine.counts(database, names)}
-    missing = roles.missing(running)
+    counts = {**views.counts(database), "attention": views.stuck_counts(database, names)}
+    missing = processes.missing(running)
     pages = next((role.address for role in running if role.role == "web" and role.ready), None)
     wanted = of(context).settings().web.enabled
     checked = [

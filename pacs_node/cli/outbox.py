@@ -36,7 +36,7 @@ def retry(
 
     Example: pacs-node retry 1.2.840.113619.2.5.1 --new
     """
-    from pacs_node.journal.quarantine import retry_study
+    from pacs_node.journal.studies import retry_study
 
     if not retry_study(of(context).database(), study, who(), new):
         raise PacsNodeError(f"{study}: no such study was received; `pacs-node studies` lists them")
@@ -63,7 +63,7 @@ def quarantine(
 
     Example: pacs-node quarantine --discard 12 --reason "the PACS has it"
     """
-    from pacs_node.journal import quarantine as journal
+    from pacs_node.journal import deliveries, views
 
     if (retry and discard) or bool(discard) != bool(reason):
         raise ConfigError("quarantine: --retry WHICH, or --discard WHICH with --reason TEXT")
@@ -72,16 +72,16 @@ def quarantine(
     which = retry or discard
     if which:
         changed = (
-            journal.retry(database, names, which, who())
+            deliveries.retry(database, names, which, who())
             if retry
-            else journal.discard(database, names, which, who(), reason)
+            else deliveries.discard(database, names, which, who(), reason)
         )
         if not changed:
             raise PacsNodeError(f"{which}: no such delivery is listed by `pacs-node quarantine`")
         done = "will be tried again" if retry else "given up"
         Console(highlight=False, markup=False).print(f"{changed} deliveries {done}")
         return
-    rows = journal.rows(database, names)
+    rows = views.stuck(database, names)
     if json:
         print_json(rows)
         return

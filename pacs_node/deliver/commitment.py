@@ -17,7 +17,7 @@ from pacs_node.deliver import dimse, query, sender
 from pacs_node.dicom.event_report import PUSH_MODEL, PUSH_MODEL_INSTANCE, on_event_report
 from pacs_node.errors import DeliveryError
 from pacs_node.journal import commitments
-from pacs_node.journal.commitments import Transaction
+from pacs_node.journal.commitments import Commitment
 from pacs_node.journal.database import Database
 from pacs_node.records import CommitmentReport
 
@@ -70,7 +70,7 @@ def _request(
     database: Database,
     destination: Destination,
     calling_ae_title: str,
-    transaction: Transaction,
+    transaction: Commitment,
     stop: threading.Event,
     wait_seconds: float,
 ) -> None:
@@ -109,7 +109,7 @@ def _request(
             pass
 
 
-def _information(transaction: Transaction) -> Dataset:
+def _information(transaction: Commitment) -> Dataset:
     """Action Information of the request (PS3.4 table J.3-1)."""
     information = Dataset()
     information.TransactionUID = transaction.uid
@@ -123,7 +123,7 @@ def _information(transaction: Transaction) -> Dataset:
 
 
 def _look(
-    database: Database, destination: Destination, calling_ae_title: str, transaction: Transaction
+    database: Database, destination: Destination, calling_ae_title: str, transaction: Commitment
 ) -> None:
     """Find out by C-FIND what the archive has; without an AE to query, ask for the commitment anew."""
     try:
@@ -149,7 +149,7 @@ def _look(
     )
 
 
-def _postpone(database: Database, transaction: Transaction, error: DeliveryError) -> None:
+def _postpone(database: Database, transaction: Commitment, error: DeliveryError) -> None:
     """Ask again after as long as it took so far, from 5 s to half an hour, times 0.5 to 1."""
     waited = database.clock() - transaction.sent_at
     delay = min(sender.LAST_RETRY_SECONDS, max(sender.FIRST_RETRY_SECONDS, waited))

@@ -7,7 +7,7 @@ import structlog
 from pacs_node.config import Settings
 from pacs_node.deliver import query
 from pacs_node.errors import DeliveryError
-from pacs_node.journal import counting
+from pacs_node.journal import studies
 from pacs_node.journal.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ def step(settings: Settings, database: Database, calling_ae_title: str) -> bool:
     """
     modalities = settings.study.accept.modalities
     quiet_seconds = settings.study.quiet_seconds
-    study = counting.due(database, quiet_seconds, modalities)
+    study = studies.next_to_count(database, quiet_seconds, modalities)
     if study is None:
         return False
     names = settings.destinations_for(set(study.senders))
@@ -29,13 +29,13 @@ def step(settings: Settings, database: Database, calling_ae_title: str) -> bool:
         if pacs is None:
             raise DeliveryError("no destination of this study has an AE to query")
         with query.connect(pacs, calling_ae_title) as connection:
-            expected, missing = connection.images(study.study_instance_uid, modalities, study.here)
+            expected, missing = connection.images(study.study_instance_uid, modalities, study.received)
     except DeliveryError as error:
-        counting.record_failure(database, study, str(error))
+        studies.record_count_failure(database, study, str(error))
         _log.warning("study_not_counted", study_instance_uid=study.study_instance_uid, why=str(error))
         return True
     uids = sorted(uid for series in missing.values() for uid in series)
-    counting.record(database, study, quiet_seconds, pacs.name, expected, uids)
+    studies.record_count(database, study, quiet_seconds, pacs.name, expected, uids)
     _log.info(
         "study_counted", study_instance_uid=study.study_instance_uid, expected=expected, missing=len(uids)
     )

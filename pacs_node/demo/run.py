@@ -26,7 +26,7 @@ from pacs_node.config import load
 from pacs_node.demo.images import from_files, phantoms
 from pacs_node.demo.pacs import Address, Pacs, PacsKind, choose
 from pacs_node.errors import PacsNodeError
-from pacs_node.journal import roles, views
+from pacs_node.journal import processes, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.report.text import as_text
 
@@ -95,7 +95,7 @@ class Demo:
                     time.sleep(0.1)
 
             with self._step("starting the node"):
-                wait(lambda: not roles.missing(roles.running(database)), READY_SECONDS, "starting")
+                wait(lambda: not processes.missing(processes.running(database)), READY_SECONDS, "starting")
             with self._step("uploading the images into the PACS"):
                 server.upload(path for paths in self._studies.values() for path in paths)
             with self._step("waiting for the PACS to forward them and for the results"):

@@ -1,38 +1,107 @@
-"""The audit log: what happened to every study, each event chained to the one before it by its hash."""
+"""Reads the audit log: the history of every study, each event chained to its predecessor by its hash.
+
+Events are written by `Transaction.audit`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from pacs_node.journal.database import Database
-from pacs_node.journal.schema import AuditHeadRow, AuditRow
+from pacs_node.journal.schema import (
+    AuditHeadRow,
+    AuditRow,
+    DeliveryRow,
+    InstanceRow,
+    ResultRow,
+    StudyRow,
+    select_instances,
+)
 from pacs_node.journal.transaction import event_hash
-from pacs_node.records import AuditEvent, AuditKind
+from pacs_node.records import AuditEvent, AuditKind, InstanceState
 
 FIRST = "0" * 64
 """The hash that the first event is chained to."""
 _PAGE = 1000
 
 
+class TimedEvent(NamedTuple):
+    """An audit event, with the duration in seconds of the stage that it ends; None if it ends none."""
+
+    event: AuditEvent
+    seconds: float | None
+
+
 def events(database: Database, study_instance_uid: str | None = None) -> Iterator[AuditEvent]:
-    """All events in order, or those of one study; read in pages, so that a slow reader holds up nobody."""
-    query = sa.select(AuditRow.__table__).order_by(AuditRow.seq).limit(_PAGE)
+    """All events in order, or those of one study."""
+    query = sa.select(AuditRow.__table__)
     if study_instance_uid is not None:
         query = query.where(AuditRow.study_instance_uid == study_instance_uid)
-    after, more = 0, True
-    while more:
+    return (_event(row) for row in _pages(database, query, 0))
+
+
+def timed_events(database: Database, after: int) -> Iterator[TimedEvent]:
+    """The events after a number, in order; cheap however many studies there are.
+
+    The stages: ANALYZED, from the image's receipt; REPORTED, from that of the last image before it; SENT,
+    from the making of the result; COMMITTED, from its sending. Event numbers are given out in the order in
+    which transactions commit, so none is missed, as one of the ids of another table might be.
+    """
+    for row in _pages(database, sa.select(AuditRow.__table__, _stage_began().label("began")), after):
+        began = row["began"]
+        yield TimedEvent(_event(row), None if began is None else max(0.0, row["at"] - began))
+
+
+def _pages(database: Database, query: sa.Select[Any], after: int) -> Iterator[sa.RowMapping]:
+    """Rows in pages, so that a slow reader holds no connection."""
+    query = query.order_by(AuditRow.seq).limit(_PAGE)
+    while True:
         with database.read() as connection:
-            page = [_event(row) for row in connection.execute(query.where(AuditRow.seq > after)).mappings()]
+            page = connection.execute(query.where(AuditRow.seq > after)).mappings().all()
         yield from page
-        more = len(page) == _PAGE
-        after = page[-1].seq if page else after
+        if len(page) < _PAGE:
+            return
+        after = page[-1]["seq"]
+
+
+def _stage_began() -> sa.Case[Any]:
+    """The beginning of the stage that an audit event ends."""
+    received = sa.func.max(InstanceRow.received_at)
+    image = sa.select(received).where(
+        InstanceRow.received_at <= AuditRow.at, InstanceRow.sop_instance_uid == AuditRow.sop_instance_uid
+    )
+    images = select_instances(received).where(
+        InstanceRow.received_at <= AuditRow.at,
+        InstanceRow.state != InstanceState.SKIPPED,
+        StudyRow.study_instance_uid == AuditRow.study_instance_uid,
+    )
+    result = sa.select(ResultRow.created_at).where(ResultRow.sop_instance_uid == AuditRow.sop_instance_uid)
+    sent = (
+        sa.select(sa.func.max(DeliveryRow.sent_at))
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(
+            ResultRow.sop_instance_uid == AuditRow.sop_instance_uid, DeliveryRow.committed_at == AuditRow.at
+        )
+    )
+    began = {
+        AuditKind.ANALYZED: image,
+        AuditKind.REPORTED: images,
+        AuditKind.SENT: result,
+        AuditKind.COMMITTED: sent,
+    }
+    return sa.case(
+        {kind: query.correlate(AuditRow).scalar_subquery() for kind, query in began.items()},
+        value=AuditRow.event,
+    )
 
 
 def last(database: Database, prefix: str) -> AuditEvent | None:
-    """The newest event whose name begins so."""
+    """The newest event with a kind that begins with `prefix`."""
     query = (
         sa.select(AuditRow.__table__)
         .where(AuditRow.event.startswith(prefix, autoescape=True))
@@ -44,27 +113,27 @@ def last(database: Database, prefix: str) -> AuditEvent | None:
     return None if row is None else _event(row)
 
 
-def head(database: Database) -> tuple[int, str]:
-    """Number and hash of the newest event; one cheap look that shows whether anything happened."""
-    with database.read() as connection:
-        row = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
-    return (row.seq, row.hash) if row else (0, FIRST)
+def newest(database: Database, kinds: Collection[str], after: int = 0) -> list[AuditEvent]:
+    """The newest event of each of these kinds after a number, oldest first.
 
-
-def newest(database: Database, names: Collection[str], after: int = 0) -> list[AuditEvent]:
-    """The newest event of each of these names among those after a number, oldest first.
-
-    Of `calendar_failed` the newest of each wording, since it is of one job or another.
+    Of CALENDAR_FAILED the newest with each wording, since it is of one job or another.
     """
-    apart = sa.case((AuditRow.event == AuditKind.CALENDAR_FAILED, AuditRow.details), else_="")
+    wording = sa.case((AuditRow.event == AuditKind.CALENDAR_FAILED, AuditRow.details), else_="")
     seqs = (
         sa.select(sa.func.max(AuditRow.seq))
-        .where(AuditRow.seq > after, AuditRow.event.in_(names))
-        .group_by(AuditRow.event, apart)
+        .where(AuditRow.seq > after, AuditRow.event.in_(kinds))
+        .group_by(AuditRow.event, wording)
     )
     query = sa.select(AuditRow.__table__).where(AuditRow.seq.in_(seqs)).order_by(AuditRow.seq)
     with database.read() as connection:
         return [_event(row) for row in connection.execute(query).mappings()]
+
+
+def head(database: Database) -> tuple[int, str]:
+    """Number and hash of the newest event: a cheap look at whether anything happened."""
+    with database.read() as connection:
+        row = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
+    return (row.seq, row.hash) if row else (0, FIRST)
 
 
 def verify(
@@ -72,13 +141,14 @@ def verify(
     last_events: int | None = None,
     watch: Callable[[Iterable[sa.RowMapping]], Iterable[sa.RowMapping]] = iter,
 ) -> tuple[int, str | None]:
-    """Check the chain: how many events there are, and what is wrong with the first bad one (None: nothing).
+    """Check the chain; returns the number of events, and the problem with the first bad one, if any.
 
-    With `last_events`, only so many events at its end are read.
+    With `last_events`, only so many events at its end are read. `watch` is given the events and passes them
+    on, to show progress.
 
-    It shows an altered, inserted or missing event, and a log cut off at its end or written behind our back.
-    Who can rewrite the whole log and its head is caught only by an exported copy of an earlier hash. `watch`
-    gets the events, to pass them on, for whoever shows how far it is.
+    The check detects an altered, inserted or missing event, and a log cut off at its end or written by
+    another program. A complete rewrite of the log and its head is detected only with an exported copy of an
+    earlier hash.
     """
     count, previous = 0, FIRST
     query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
@@ -101,12 +171,10 @@ def verify(
     if head is None:
         return count, "the log has no head (table audit_head)"
     if tuple(head) != (count, previous):
-        return (
-            count,
-            f"the log ends with event {count}, its head names another as the last, {head.seq}",
-        )
+        return count, f"the log ends with event {count}, but its head names event {head.seq} as the last"
     return count, None
 
 
 def _event(row: sa.RowMapping) -> AuditEvent:
-    return AuditEvent(**{**row, "details": json.loads(row["details"])})
+    values = {field.name: row[field.name] for field in fields(AuditEvent)}
+    return AuditEvent(**(values | {"details": json.loads(row["details"])}))

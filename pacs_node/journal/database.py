@@ -1,4 +1,4 @@
-"""The database: connections, transactions, schema version and clock; SQLite or PostgreSQL."""
+"""The database: connections, transactions, schema version and clock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs_node.errors import ConfigError, JournalError
-from pacs_node.journal.postgresql import DRIVER, Postgresql
+from pacs_node.journal.backends import POSTGRESQL, Postgresql, Sqlite
 from pacs_node.journal.schema import REVISION, NodeRow
-from pacs_node.journal.sqlite import Sqlite
 from pacs_node.journal.transaction import Transaction
 from pacs_node.records import AuditKind, NodeIdentity
 
@@ -30,8 +29,8 @@ class Database:
     """The journal's database; safe to use from several threads, processes and, on PostgreSQL, machines.
 
     `clock` gives the seconds since the epoch, on PostgreSQL the server's; `path` is SQLite's file, else None;
-    `name` is for people and holds no password. Raises ConfigError for a URL that it cannot use, and
-    JournalError wherever the database does not answer as it should.
+    `name` is for people and holds no password. Raises ConfigError for an unusable URL, and JournalError
+    whenever the database does not work as it should.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
@@ -47,8 +46,13 @@ class Database:
 
     @property
     def revision(self) -> str | None:
-        """The schema that the database has, newer ones being greater; None where there is no journal."""
-        return self._revision() if self._backend.exists else None
+        """The schema that the database has, newer ones being greater; None if there is no journal."""
+        if not self._backend.exists:
+            return None
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
     @property
     def is_current(self) -> bool:
@@ -82,9 +86,9 @@ class Database:
             t.audit(kind, study_instance_uid, sop_instance_uid, **details)
 
     def migrate(self) -> None:
-        """Bring the schema to this version, forward only; makes a new journal where there is none.
+        """Bring the schema to this version, forward only; makes a new journal if there is none.
 
-        Several processes may do so at once. Raises JournalError where the database is of a newer version of
+        Several processes may do so at once. Raises JournalError if the database belongs to a newer version of
         pacs-node, or cannot be used.
         """
         if self.is_current:
@@ -97,17 +101,21 @@ class Database:
                 raise self._error(error) from error
 
     def identity(self, ae_title: str) -> NodeIdentity:
-        """Who we are; made at the first call and kept for ever."""
-        made = uuid.uuid4()
-        ours = {
-            "id": 1,
-            "namespace": str(made),
-            "device_uid": f"2.25.{uuid.uuid5(made, 'device').int}",
-        }
+        """The node's identity, made at the first call and kept for ever."""
+        namespace = uuid.uuid4()
+        device_uid = f"2.25.{uuid.uuid5(namespace, 'device').int}"
         with self.write() as t:
-            t.execute(insert_new(t, NodeRow), ours)
+            new = {"id": 1, "namespace": str(namespace), "device_uid": device_uid}
+            t.execute(insert_new(t, NodeRow), new)
             row = t.execute(sa.select(NodeRow.namespace, NodeRow.device_uid)).one()
         return NodeIdentity(row.namespace, row.device_uid, ae_title)
+
+    def check_pages(self) -> None:
+        """Check the pages of an SQLite file. Raises JournalError if they are damaged."""
+        with self.read() as connection:
+            problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if problem != "ok":
+            raise JournalError(f"{self.name}: damaged, restore a backup: {problem}")
 
     def close(self) -> None:
         """Close all connections."""
@@ -117,15 +125,9 @@ class Database:
         with self._explained():
             return self._backend.now()
 
-    def _revision(self) -> str | None:
-        with self.read() as connection:
-            if not sa.inspect(connection).has_table("alembic_version"):
-                return None
-            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Errors of the database itself, not of what is asked of it, in words that say what to do."""
+        """Turn errors of the database itself, not of a statement, into a JournalError with advice."""
         try:
             yield
         except sa.exc.DatabaseError as error:
@@ -134,29 +136,29 @@ class Database:
             raise self._error(error) from error
 
     def _error(self, error: sa.exc.DatabaseError) -> JournalError:
-        told = " ".join(str(error.orig).split())
-        advice = [advice for words, advice in self._backend.advice if words in told]
-        return JournalError("; ".join([f"database {self.name}: {told}", *advice[:1]]))
+        message = " ".join(str(error.orig).split())
+        advice = [advice for words, advice in self._backend.advice if words in message]
+        return JournalError("; ".join([f"database {self.name}: {message}", *advice[:1]]))
 
 
 def insert_new(t: Transaction, row: Any) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that leaves alone what is there already, or what another process inserts at this moment."""
+    """An INSERT that skips rows that are there already, or that another process inserts at this moment."""
     if t.connection.dialect.name == "postgresql":
         return postgresql.insert(row).on_conflict_do_nothing()
     return sqlite.insert(row).on_conflict_do_nothing()
 
 
 def _backend(url: str) -> Sqlite | Postgresql:
-    shown = "the URL"
+    name = "the URL"
     with suppress(sa.exc.ArgumentError):
         parsed = sa.make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
-        if parsed.drivername == DRIVER and parsed.database:
+        name = parsed.render_as_string(hide_password=True)
+        if parsed.drivername == POSTGRESQL and parsed.database:
             return Postgresql(parsed)
         if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
             return Sqlite(parsed)
     raise ConfigError(
-        f"storage.database: {shown} is not supported; use {DRIVER}://user:password@host/database, "
+        f"storage.database: {name} is not supported; use {POSTGRESQL}://user:password@host/database, "
         "or sqlite:////absolute/path/to/journal.sqlite, or leave it empty"
     )
 

@@ -1,9 +1,9 @@
-"""The queue of images to analyze."""
+"""Received objects: their registration, and the queue of images to analyze."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,46 +11,148 @@ import sqlalchemy as sa
 
 from pacs_node.heatmap import HeatMap
 from pacs_node.journal import queue
-from pacs_node.journal.database import Database
-from pacs_node.journal.schema import (
-    FindingRow,
-    InstanceRow,
-    StudyRow,
-)
+from pacs_node.journal.database import Database, insert_new
+from pacs_node.journal.queue import Claim
+from pacs_node.journal.schema import AuditRow, FindingRow, InstanceRow, StudyRow, select_instances
 from pacs_node.journal.transaction import Transaction
 from pacs_node.records import (
     Analysis,
+    Arrival,
     AuditKind,
     Finding,
     Instance,
     InstanceState,
     ModelIdentity,
     Region,
+    StudyState,
+)
+
+_AUDITED = (
+    *("sha256", "size", "modality", "calling_ae_title", "called_ae_title", "address"),
+    "transfer_syntax_uid",
 )
 
 
-def claim_instances(database: Database, limit: int) -> queue.Claim[Instance] | None:
-    """Images to analyze, oldest first, across studies. One that failed before is claimed alone."""
+def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: float) -> None:
+    """Record arrivals in one transaction; safe to repeat for the same arrivals, also by several processes.
+
+    An arrival is identified by its object, its bytes and its time: a second registration does nothing. An
+    image to be analyzed opens its study again and restarts the quiet period. The same object with the same
+    bytes is only audited. A skipped object never opens a closed study: the node's own results come back.
+
+    The batch takes few statements: the intake shares its process with the storage SCP, and a statement for
+    each row would cost the SCP half its speed.
+    """
+    with database.write() as t:
+        studies = _lock_studies(t, arrivals)
+        # Read while the studies are locked: everything registered before is seen, and nothing comes after.
+        versions: dict[str, dict[str, float]] = {}
+        query = sa.select(InstanceRow.sop_instance_uid, InstanceRow.sha256, InstanceRow.received_at).where(
+            InstanceRow.sop_instance_uid.in_({arrival.sop_instance_uid for arrival in arrivals})
+        )
+        for uid, sha256, received_at in t.execute(query):
+            versions.setdefault(uid, {})[sha256] = received_at
+        rows = []
+        for arrival in arrivals:
+            values = arrival.received()
+            uids = (arrival.study_instance_uid, arrival.sop_instance_uid)
+            details = {key: values[key] for key in _AUDITED}
+            known = versions.setdefault(arrival.sop_instance_uid, {})
+            if arrival.sha256 in known:
+                if known[arrival.sha256] != arrival.received_at:
+                    t.audit(AuditKind.DUPLICATE_RECEIVED, *uids, **details)
+                continue
+            others = {"other_versions": sorted(known)} if known else {}
+            t.audit(AuditKind.RECEIVED, *uids, **details, **others)
+            study = studies[values.pop("study_instance_uid")]
+            study["last_received_at"] = arrival.received_at
+            if arrival.skip_reason:
+                t.audit(AuditKind.SKIPPED, *uids, reason=arrival.skip_reason)
+                values["state"] = InstanceState.SKIPPED
+            else:
+                values["state"] = InstanceState.RECEIVED
+                study |= {"state": StudyState.OPEN, "reason": None, "attempts": 0}
+                study["revision"] += 1
+            if study["state"] == StudyState.OPEN:
+                study["due_at"] = t.now + quiet_seconds
+            rows.append(values | {"study_id": study["id"], "reason": arrival.skip_reason, "due_at": t.now})
+            known[arrival.sha256] = arrival.received_at
+        if rows:
+            t.execute(sa.insert(InstanceRow), rows)
+            _update_studies(t, studies.values())
+
+
+def _lock_studies(t: Transaction, arrivals: Sequence[Arrival]) -> dict[str, dict[str, Any]]:
+    """The arrivals' studies by UID, locked; missing ones are made.
+
+    Every process locks them in the order of their UIDs, so that no two wait for each other for ever.
+    """
+    first = {arrival.study_instance_uid: arrival.received_at for arrival in reversed(arrivals)}
     query = (
+        sa.select(
+            StudyRow.study_instance_uid,
+            StudyRow.id,
+            StudyRow.state,
+            StudyRow.reason,
+            StudyRow.revision,
+            StudyRow.attempts,
+            StudyRow.due_at,
+            StudyRow.last_received_at,
+        )
+        .where(StudyRow.study_instance_uid.in_(first))
+        .order_by(StudyRow.study_instance_uid)
+    )
+    known = set(t.execute(query).scalars())
+    new = [
+        {
+            "study_instance_uid": uid,
+            "state": StudyState.OPEN,
+            "due_at": 0.0,
+            "first_received_at": first[uid],
+            "last_received_at": first[uid],
+        }
+        for uid in sorted(first.keys() - known)
+    ]
+    if new:
+        t.execute(insert_new(t, StudyRow), new)
+    rows = t.execute(query.with_for_update()).mappings()
+    return {row["study_instance_uid"]: dict(row) for row in rows}
+
+
+def _update_studies(t: Transaction, studies: Iterable[dict[str, Any]]) -> None:
+    changed = ("state", "reason", "revision", "attempts", "due_at", "last_received_at")
+    statement = (
+        sa.update(StudyRow)
+        .where(StudyRow.id == sa.bindparam("study_id"))
+        .values({key: sa.bindparam(f"new_{key}") for key in changed})
+    )
+    t.execute(
+        statement,
+        [{"study_id": s["id"], **{f"new_{key}": s[key] for key in changed}} for s in studies],
+    )
+
+
+def claim_instances(database: Database, limit: int) -> Claim[Instance] | None:
+    """Images to analyze, oldest first, across studies. One that failed before is claimed alone."""
+    due = (
         sa.select(InstanceRow.id, InstanceRow.attempts)
         .where(queue.claimable(InstanceRow, InstanceState.RECEIVED, database.clock()))
         .order_by(InstanceRow.attempts, InstanceRow.id)
         .limit(limit)
     )
-    with database.read() as connection:
-        if connection.execute(query).first() is None:
-            return None
-    with database.write() as t:
-        due = t.execute(queue.locked(query, InstanceRow)).all()
-        if not due:
-            return None
-        ids = [row.id for row in due if row.attempts == 0] or [due[0].id]
-        token = queue.lease(t, InstanceRow, ids)
-        return queue.Claim(token, tuple(list_instances(t.connection, InstanceRow.id.in_(ids))))
+
+    def pick(t: Transaction) -> list[int]:
+        rows = t.execute(queue.locked(due, InstanceRow)).all()
+        return [row.id for row in rows if row.attempts == 0] or [row.id for row in rows[:1]]
+
+    def load(t: Transaction, ids: Sequence[int]) -> list[Instance]:
+        return list_instances(t.connection, InstanceRow.id.in_(ids))
+
+    return queue.claim(database, InstanceRow, due, pick, load)
 
 
 def versions_before(database: Database, instances: Sequence[Instance]) -> dict[int, Instance]:
-    """What came before under the same SOPInstanceUID with other bytes, the newest, by the image's id."""
+    """By image id, the newest earlier version: the same SOPInstanceUID with other bytes."""
     uids = [instance.sop_instance_uid for instance in instances]
     with database.read() as connection:
         versions = list_instances(connection, InstanceRow.sop_instance_uid.in_(uids))
@@ -65,7 +167,7 @@ def versions_before(database: Database, instances: Sequence[Instance]) -> dict[i
 def known_findings(
     database: Database, sop_instance_uids: Sequence[str], model: ModelIdentity
 ) -> dict[str, dict[str, Finding]]:
-    """What this model said of any version of these images, by SOPInstanceUID and content key."""
+    """This model's findings in all versions of these images, by SOPInstanceUID and content key."""
     query = (
         sa.select(InstanceRow.sop_instance_uid, FindingRow.__table__)
         .join(InstanceRow, InstanceRow.id == FindingRow.instance_id)
@@ -81,57 +183,55 @@ def known_findings(
 def finish_instances(
     database: Database, token: str, model: ModelIdentity, analyses: Sequence[Analysis]
 ) -> int:
-    """Record what came of images, in one transaction; returns for how many of them the lease still held."""
+    """Record the analyses of images in one transaction; returns how many of them the lease still held."""
     finished = 0
     with database.write() as t:
-        contents = _contents(t.connection, [analysis.instance.sop_instance_uid for analysis in analyses])
+        # The content keys of the versions analyzed before: by SOPInstanceUID, then by instance id.
+        contents: dict[str, dict[int, str]] = {}
+        query = (
+            sa.select(InstanceRow.sop_instance_uid, InstanceRow.id, FindingRow.content_key)
+            .join(FindingRow, FindingRow.instance_id == InstanceRow.id)
+            .where(InstanceRow.sop_instance_uid.in_([a.instance.sop_instance_uid for a in analyses]))
+        )
+        for uid, id_, content_key in t.execute(query):
+            contents.setdefault(uid, {})[id_] = content_key
         for analysis in analyses:
-            without = InstanceState.SKIPPED if analysis.skipped else InstanceState.FAILED
-            state = InstanceState.ANALYZED if analysis.finding else without
             instance = analysis.instance
-            if not queue.finish(t, InstanceRow, instance.id, token, state=state, reason=analysis.failure):
+            without_finding = InstanceState.SKIPPED if analysis.skipped else InstanceState.FAILED
+            state = InstanceState.ANALYZED if analysis.finding else without_finding
+            reason = analysis.failure
+            if not queue.finish(t, InstanceRow, instance.id, token, state=state, reason=reason):
                 continue
             finished += 1
-            uids = (instance.study_instance_uid, instance.sop_instance_uid)
             if analysis.finding is None:
-                event = AuditKind.ANALYSIS_SKIPPED if analysis.skipped else AuditKind.ANALYSIS_FAILED
+                kind = AuditKind.ANALYSIS_SKIPPED if analysis.skipped else AuditKind.ANALYSIS_FAILED
                 scope: dict[str, Any] = {} if analysis.scope is None else {"scope": analysis.scope}
-                t.audit(event, *uids, reason=analysis.failure, model=model.id, **scope)
+                uids = (instance.study_instance_uid, instance.sop_instance_uid)
+                t.audit(kind, *uids, reason=reason, model=model.id, **scope)
             else:
-                _compare(t, analysis, contents.setdefault(instance.sop_instance_uid, {}))
-                _keep_finding(t, analysis, model, analysis.finding)
+                versions = contents.setdefault(instance.sop_instance_uid, {})
+                _audit_difference(t, analysis, analysis.finding, versions)
+                _keep_finding(t, analysis, analysis.finding, model)
     return finished
 
 
-def _contents(connection: sa.Connection, sop_instance_uids: Sequence[str]) -> dict[str, dict[int, str]]:
-    """The content keys of the analyzed versions of these images: by SOPInstanceUID, then by instance id."""
-    query = (
-        sa.select(InstanceRow.sop_instance_uid, InstanceRow.id, FindingRow.content_key)
-        .join(FindingRow, FindingRow.instance_id == InstanceRow.id)
-        .where(InstanceRow.sop_instance_uid.in_(sop_instance_uids))
-    )
-    contents: dict[str, dict[int, str]] = {}
-    for uid, id_, content_key in connection.execute(query):
-        contents.setdefault(uid, {})[id_] = content_key
-    return contents
-
-
-def _compare(t: Transaction, analysis: Analysis, versions: dict[int, str]) -> None:
-    """Audit how an image that was analyzed first now differs from the newest other version of it."""
-    instance, finding = analysis.instance, analysis.finding
-    if finding is None or instance.id in versions:
+def _audit_difference(t: Transaction, analysis: Analysis, finding: Finding, versions: dict[int, str]) -> None:
+    """Audit how an image that is analyzed for the first time differs from its newest other version."""
+    instance = analysis.instance
+    if instance.id in versions:
         return
     uids = (instance.study_instance_uid, instance.sop_instance_uid)
+    changed = list(analysis.changed)
     other = versions[max(versions)] if versions else None
     versions[instance.id] = finding.content_key
     if other == finding.content_key:
-        t.audit(AuditKind.HEADER_CHANGED, *uids, changed=list(analysis.changed))
+        t.audit(AuditKind.HEADER_CHANGED, *uids, changed=changed)
     elif other is not None:
         keys = {"content_key": finding.content_key, "other_content_key": other}
-        t.audit(AuditKind.CONTENT_CONFLICT, *uids, **keys, changed=list(analysis.changed))
+        t.audit(AuditKind.CONTENT_CONFLICT, *uids, **keys, changed=changed)
 
 
-def _keep_finding(t: Transaction, analysis: Analysis, model: ModelIdentity, finding: Finding) -> None:
+def _keep_finding(t: Transaction, analysis: Analysis, finding: Finding, model: ModelIdentity) -> None:
     instance = analysis.instance
     t.execute(
         sa.delete(FindingRow).where(FindingRow.instance_id == instance.id, FindingRow.model_key == model.key)
@@ -139,6 +239,7 @@ def _keep_finding(t: Transaction, analysis: Analysis, model: ModelIdentity, find
     t.execute(
         sa.insert(FindingRow).values(
             instance_id=instance.id,
+            model_id=model.id,
             model_key=model.key,
             content_key=finding.content_key,
             probability=finding.probability,
@@ -146,10 +247,9 @@ def _keep_finding(t: Transaction, analysis: Analysis, model: ModelIdentity, find
             heat_map=finding.heat_map.to_bytes(),
             regions=json.dumps([[region.polygon, region.score] for region in finding.regions]),
             notes=json.dumps(finding.notes),
-            created_at=t.now,
-            model_id=model.id,
             station=finding.station,
             brightness=finding.brightness,
+            created_at=t.now,
         )
     )
     t.audit(
@@ -169,22 +269,18 @@ def _keep_finding(t: Transaction, analysis: Analysis, model: ModelIdentity, find
 
 
 def postpone_instances(
-    database: Database, claim: queue.Claim[Instance], seconds: float, why: str, *, counts: bool = True
+    database: Database, claim: Claim[Instance], seconds: float, why: str, *, counts: bool = True
 ) -> None:
-    """Give images back after an attempt that told nothing about them, to be tried again later.
+    """Give images back after an inconclusive attempt, to be tried again later.
 
-    `counts`: as an attempt, and then alone.
+    If it `counts` as an attempt, each is then claimed alone.
     """
     with database.write() as t:
         for instance in claim.items:
+            uids = (instance.study_instance_uid, instance.sop_instance_uid)
             later = {"due_at": t.now + seconds, "reason": why, "attempts": instance.attempts - (not counts)}
             if queue.finish(t, InstanceRow, instance.id, claim.token, **later):
-                t.audit(
-                    AuditKind.ANALYSIS_POSTPONED,
-                    instance.study_instance_uid,
-                    instance.sop_instance_uid,
-                    why=why,
-                )
+                t.audit(AuditKind.ANALYSIS_POSTPONED, *uids, why=why)
 
 
 def reopen_instances(database: Database, instances: Sequence[Instance], why: str) -> None:
@@ -196,31 +292,43 @@ def reopen_instances(database: Database, instances: Sequence[Instance], why: str
                 .where(InstanceRow.id == instance.id)
                 .values(state=InstanceState.RECEIVED, reason=None, due_at=t.now, attempts=0)
             )
-            t.audit(
-                AuditKind.ANALYSIS_REOPENED,
-                instance.study_instance_uid,
-                instance.sop_instance_uid,
-                why=why,
-            )
+            uids = (instance.study_instance_uid, instance.sop_instance_uid)
+            t.audit(AuditKind.ANALYSIS_REOPENED, *uids, why=why)
 
 
 def list_instances(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Instance]:
     """Registered objects, in the order of their arrival."""
     names = [field.name for field in fields(Instance) if field.name != "study_instance_uid"]
     query = (
-        sa.select(StudyRow.study_instance_uid, *(getattr(InstanceRow, name) for name in names))
-        .join(StudyRow, StudyRow.id == InstanceRow.study_id)
+        select_instances(StudyRow.study_instance_uid, *(getattr(InstanceRow, name) for name in names))
         .where(where)
         .order_by(InstanceRow.id)
     )
-    return [
-        Instance(**{**row, "state": InstanceState(row["state"])})
-        for row in connection.execute(query).mappings()
-    ]
+    rows = connection.execute(query).mappings()
+    return [Instance(**{**row, "state": InstanceState(row["state"])}) for row in rows]
+
+
+def received_uids(database: Database, study_instance_uid: str) -> dict[str, set[str]]:
+    """SOP Instance UIDs by Series Instance UID, of everything received and kept of a study."""
+    query = select_instances(InstanceRow.series_instance_uid, InstanceRow.sop_instance_uid)
+    uids: dict[str, set[str]] = {}
+    with database.read() as connection:
+        for series, uid in connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)):
+            uids.setdefault(series, set()).add(uid)
+    return uids
+
+
+def ever_received_uids(database: Database, study_instance_uid: str) -> set[str]:
+    """SOP Instance UIDs of everything ever received of a study, also of what was deleted since."""
+    query = sa.select(AuditRow.sop_instance_uid).where(
+        AuditRow.study_instance_uid == study_instance_uid, AuditRow.event == AuditKind.RECEIVED
+    )
+    with database.read() as connection:
+        return {str(uid) for uid in connection.execute(query).scalars()}
 
 
 def finding_of(row: Any) -> Finding:
-    """The finding that a row of FindingRow's columns keeps."""
+    """The finding in a row with the columns of FindingRow."""
     return Finding(
         content_key=row.content_key,
         probability=row.probability,

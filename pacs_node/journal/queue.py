@@ -1,4 +1,4 @@
-"""Three queues, one mechanism: claim what is due under a lease, and finish it only while the lease holds.
+"""Three queues, one mechanism: claim due rows under a lease, and finish them only while the lease holds.
 
 "Being worked on" is a lease and never a state, so that recovery from a crash is a lease running out.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,39 +27,61 @@ QUEUES: tuple[type[InstanceRow | StudyRow | DeliveryRow], ...] = (InstanceRow, S
 
 @dataclass(frozen=True, slots=True)
 class Claim(Generic[T]):
-    """Work that is ours while the lease holds."""
+    """Work that belongs to its claimant while the lease holds."""
 
     token: str
     items: tuple[T, ...]
 
 
+def lease(t: Transaction, row: Any, ids: Sequence[int]) -> str:
+    """Put rows under a new lease and return its token. The attempt counts from here, even after a crash."""
+    token = str(uuid.uuid4())
+    until = t.now + LEASE_SECONDS
+    values = {"lease_token": token, "lease_until": until, "attempts": row.attempts + 1}
+    t.execute(sa.update(row).where(row.id.in_(ids)).values(values))
+    return token
+
+
+def claim(
+    database: Database,
+    row: Any,
+    due: sa.Select[*tuple[Any, ...]],
+    pick: Callable[[Transaction], Sequence[int]],
+    load: Callable[[Transaction, Sequence[int]], Iterable[T]],
+    hold: Callable[[Transaction, Any, Sequence[int]], str] = lease,
+) -> Claim[T] | None:
+    """Take due rows and return them as `load` reads them; None if there are none.
+
+    `due` is asked first, without a lock, since mostly nothing is due; `pick` then locks the rows to take
+    (`locked`) and returns their ids; `hold` keeps other claimants away once the transaction has ended.
+    """
+    with database.read() as connection:
+        if connection.execute(due.limit(1)).first() is None:
+            return None
+    with database.write() as t:
+        ids = pick(t)
+        if not ids:
+            return None
+        token = hold(t, row, ids)
+        return Claim(token, tuple(load(t, ids)))
+
+
 def claimable(row: type[Leased], state: str, now: float) -> sa.ColumnElement[bool]:
-    """In this state, due, and under nobody's living lease."""
+    """In this state, due, and not under a live lease."""
     return sa.and_(row.state == state, row.due_at <= now, ended(row.lease_until, now))
 
 
 def ended(lease_until: Any, now: float) -> sa.ColumnElement[bool]:
-    """A lease that ran out; one that ends later than any can is of before the clock was set back."""
+    """A lease that ran out; one that ends later than any can dates from before the clock was set back."""
     return sa.or_(lease_until <= now, lease_until > now + 2 * LEASE_SECONDS)
 
 
 def locked(query: sa.Select[*tuple[Any, ...]], row: type[Leased]) -> sa.Select[*tuple[Any, ...]]:
-    """The rows, ours until the transaction ends, without those that another process is at this moment taking.
+    """The query, locking its rows until the transaction ends, without those that another process has locked.
 
     SQLite has no such clause and needs none: its writers take turns.
     """
     return query.with_for_update(skip_locked=True, of=row)
-
-
-def lease(t: Transaction, row: Any, ids: Sequence[int]) -> str:
-    """Take rows under a new lease; returns its token. The attempt counts from here, also if we crash."""
-    token = str(uuid.uuid4())
-    t.execute(
-        sa.update(row)
-        .where(row.id.in_(ids))
-        .values(lease_token=token, lease_until=t.now + LEASE_SECONDS, attempts=row.attempts + 1)
-    )
-    return token
 
 
 def renew(database: Database, tokens: Sequence[str]) -> None:
@@ -67,18 +89,27 @@ def renew(database: Database, tokens: Sequence[str]) -> None:
     if not tokens:
         return
     with database.write() as t:
-        until = t.now + LEASE_SECONDS
         for row in QUEUES:
-            # Another thread may be finishing some of these rows: to wait for it could be for ever.
+            # Another thread may be finishing some of these rows: waiting for it could last for ever.
             held = locked(sa.select(row.id).where(row.lease_token.in_(tokens)), row)
             ids = t.execute(held).scalars().all()
-            t.execute(sa.update(row).where(row.id.in_(ids)).values(lease_until=until))
+            t.execute(sa.update(row).where(row.id.in_(ids)).values(lease_until=t.now + LEASE_SECONDS))
+
+
+def finish(t: Transaction, row: Any, id_: int, token: str, **values: Any) -> bool:
+    """Change a row only while the lease on it holds; False means that the work must be discarded."""
+    result = t.execute(
+        sa.update(row)
+        .where(row.id == id_, row.lease_token == token)
+        .values(lease_token=None, lease_until=0.0, **values)
+    )
+    return result.rowcount == 1
 
 
 def shift(database: Database, seconds: float) -> int:
-    """Make what is due in the future due so much earlier, after the clock was set back by that; audited.
+    """Make what is due in the future due that much earlier, after the clock was set back by as much; audited.
 
-    Returns how many rows that were.
+    Returns the number of rows.
     """
     with database.write() as t:
         shifted = sum(
@@ -87,13 +118,3 @@ def shift(database: Database, seconds: float) -> int:
         )
         t.audit(AuditKind.CLOCK_JUMPED, seconds=-seconds, shifted=shifted)
     return shifted
-
-
-def finish(t: Transaction, row: Any, id_: int, token: str, **values: Any) -> bool:
-    """Change a row only while our lease on it holds; no row changed means that the work is discarded."""
-    result = t.execute(
-        sa.update(row)
-        .where(row.id == id_, row.lease_token == token)
-        .values(lease_token=None, lease_until=0.0, **values)
-    )
-    return result.rowcount == 1

@@ -1,4 +1,4 @@
-"""Who is logged in to the web page; what somebody did there is audited where it is done."""
+"""Users who are logged in to the web page."""
 
 from __future__ import annotations
 
@@ -12,53 +12,50 @@ from pacs_node.journal.schema import SessionRow
 from pacs_node.records import AuditKind
 
 LONGEST_SECONDS = 12 * 3600.0
-"""A session ends then, however busy it is."""
+"""A session ends then, however active it is."""
 _TOUCH_SECONDS = 30.0
-"""A session's last use is written down so often at most."""
+"""A session's last use is recorded at most this often."""
 
 
 def begin(database: Database, who: str, role: str, address: str = "") -> str:
-    """Log somebody in; returns the token that their cookie holds. What ran out is removed."""
+    """Log a user in; returns the token for their cookie. Expired sessions are removed."""
     token = secrets.token_urlsafe(32)
     with database.write() as t:
         t.execute(sa.delete(SessionRow).where(SessionRow.created_at < t.now - LONGEST_SECONDS))
-        t.execute(
-            sa.insert(SessionRow).values(
-                token_sha256=_sha256(token), who=who, role=role, created_at=t.now, seen_at=t.now
-            )
-        )
+        new = {"token_sha256": _sha256(token), "who": who, "role": role}
+        t.execute(sa.insert(SessionRow).values(**new, created_at=t.now, seen_at=t.now))
         t.audit(AuditKind.LOGGED_IN, who=who, role=role, address=address)
     return token
 
 
 def of(database: Database, token: str, idle_seconds: float, is_use: bool) -> tuple[str, str] | None:
-    """Who a token stands for, and their role; None where it is unknown or ran out.
+    """A session's user and their role; None if it is unknown or has expired.
 
-    `is_use` keeps the session from running out; a page that renews itself is no use of it.
+    `is_use` keeps the session from expiring; a page that renews itself is no use of it.
     """
-    ours = SessionRow.token_sha256 == _sha256(token)
+    this = SessionRow.token_sha256 == _sha256(token)
     with database.read() as connection:
-        row = connection.execute(sa.select(SessionRow.__table__).where(ours)).one_or_none()
+        row = connection.execute(sa.select(SessionRow.__table__).where(this)).one_or_none()
     now = database.clock()
     if row is None or now > min(row.seen_at + idle_seconds, row.created_at + LONGEST_SECONDS):
         return None
     if is_use and now > row.seen_at + _TOUCH_SECONDS:
         with database.write() as t:
-            t.execute(sa.update(SessionRow).where(ours).values(seen_at=t.now))
+            t.execute(sa.update(SessionRow).where(this).values(seen_at=t.now))
     return row.who, row.role
 
 
 def end(database: Database, token: str) -> None:
-    """Log out whom a token stands for, if anybody."""
-    ours = sa.delete(SessionRow).where(SessionRow.token_sha256 == _sha256(token))
+    """Log the user of a session out, if there is one."""
+    delete = sa.delete(SessionRow).where(SessionRow.token_sha256 == _sha256(token))
     with database.write() as t:
-        who = t.execute(ours.returning(SessionRow.who)).scalar_one_or_none()
+        who = t.execute(delete.returning(SessionRow.who)).scalar_one_or_none()
         if who is not None:
             t.audit(AuditKind.LOGGED_OUT, who=who)
 
 
 def end_all(database: Database, name: str, who: str) -> None:
-    """Log somebody out wherever they are: their password or role was changed, or they were removed."""
+    """Log a user out everywhere, because `who` changed their password or role, or removed them."""
     with database.write() as t:
         t.execute(sa.delete(SessionRow).where(SessionRow.who == name))
         t.audit(AuditKind.USER_CHANGED, name=name, who=who)

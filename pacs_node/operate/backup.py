@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pacs_node.errors import JournalError
-from pacs_node.journal import audit, backup
+from pacs_node.journal import audit, backends
 from pacs_node.journal.database import Database
 
 PREFIX = "journal-"
@@ -27,9 +27,9 @@ def run(database: Database, folder: Path, keep: int) -> dict[str, Any]:
             folder.mkdir(parents=True, exist_ok=True)
             when = datetime.fromtimestamp(database.clock(), UTC)
             target = folder / f"{PREFIX}{when:%Y%m%dT%H%M%S}.sqlite"
-            backup.copy(database.path, target)
+            backends.copy_sqlite(database.path, target)
             did |= {"file": target.name, "bytes": target.stat().st_size}
-        backup.check(database)
+        database.check_pages()
     did["events"], problem = audit.verify(database)
     if problem:
         raise JournalError(f"audit log: {problem}")

@@ -12,7 +12,7 @@ from pacs_node.config import Destination, Settings
 from pacs_node.deliver.echo import echo
 from pacs_node.errors import DeliveryError, JournalError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, queue, roles
+from pacs_node.journal import audit, processes, queue
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping
 from pacs_node.records import AuditKind
@@ -63,7 +63,7 @@ def lacking(settings: Settings, database: Database, files: FileStore) -> dict[st
         if not database.is_current:
             found["journal"] = "not at the schema of this version"
         else:
-            for role in roles.missing(roles.running(database)):
+            for role in processes.missing(processes.running(database)):
                 found[role] = "not running or not ready"
     except JournalError:
         found["journal"] = "cannot be read"

@@ -15,7 +15,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from pacs_node.config import ScheduleSettings
 from pacs_node.errors import ConfigError, PacsNodeError
-from pacs_node.journal import audit, roles
+from pacs_node.journal import audit, processes
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditKind
 
@@ -57,11 +57,11 @@ class Calendar:
 
     def __exit__(self, *_: object) -> None:
         self.scheduler.shutdown(wait=True)
-        roles.hand_over(self._database, LEASE, self._token)
+        processes.hand_over(self._database, LEASE, self._token)
 
     def lead(self) -> bool:
         """Take or renew the lease on the calendar; False while another process holds it."""
-        return roles.lead(self._database, LEASE, self._token)
+        return processes.lead(self._database, LEASE, self._token)
 
     def _run(self, name: str) -> None:
         if self.lead():

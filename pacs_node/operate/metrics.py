@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from pacs_node import __version__
 from pacs_node.config import ScheduleSettings, Settings
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, measures, quarantine, roles
+from pacs_node.journal import audit, processes, views
 from pacs_node.journal.database import Database
 from pacs_node.operate import checks
 from pacs_node.operate.validation import Verdict
@@ -117,7 +117,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics as they are now."""
         with self._lock:
-            running = roles.running(self._database)
+            running = processes.running(self._database)
             self._catch_up(running)
             yield from self._gauges(running)
             for counted in vars(self).values():
@@ -146,9 +146,9 @@ class Metrics(Collector):
             seq = audit.head(self._database)[0]
             verdicts = [AuditKind(f"validation_{verdict}") for verdict in Verdict]
             names = [*map(AuditKind.of_job, JOBS), *verdicts]
-            self._newest = {one.event: one for one in measures.newest(self._database, seq, names)}
+            self._newest = {one.event: one for one in audit.newest(self._database, names)}
             self._seq = seq
-        for event, seconds in measures.happened(self._database, self._seq):
+        for event, seconds in audit.timed_events(self._database, self._seq):
             self._count(event, seconds)
             self._seq = event.seq
         before, self._told = self._told, {}
@@ -200,14 +200,14 @@ class Metrics(Collector):
 
     def _gauges(self, running: list[RunningRole]) -> Iterator[Metric]:
         database, names = self._database, self._destinations
-        queues, now = measures.queues(database), database.clock()
+        queues, now = views.queues(database), database.clock()
         yield InfoMetricFamily("pacsnode_build", "What runs", {"version": __version__})
         lacking = checks.lacking(self._settings, database, self._files)
         yield _gauge("ready", "1 where every role is ready and there is room", float(not lacking))
-        processes = Tally(one.role for one in running)
+        live = Tally(one.role for one in running)
         ready = Tally(one.role for one in running if one.ready)
-        of_all = dict.fromkeys(roles.ROLES, 0)
-        yield _gauge("role_processes", "Running processes", of_all | processes, "role")
+        of_all = dict.fromkeys(processes.ROLES, 0)
+        yield _gauge("role_processes", "Running processes", of_all | live, "role")
         yield _gauge("role_ready", "Those that are ready", of_all | ready, "role")
         of_all = dict.fromkeys(map(str, InstanceState), 0)
         yield _gauge("instances", "Received objects in each state", of_all | queues.instances, "state")
@@ -220,7 +220,7 @@ class Metrics(Collector):
         ages = {name: now - at for name, at in (dict.fromkeys(names, now) | queues.outbox).items()}
         yield _gauge("outbox_age_seconds", "Age of the oldest result not yet sent", ages, "destination")
         trouble = dict.fromkeys(("QUARANTINED", "STALLED", "NO DESTINATION"), 0)
-        trouble |= quarantine.counts(database, names)
+        trouble |= views.stuck_counts(database, names)
         yield _gauge("attention", "Deliveries that need somebody", trouble, "trouble")
         yield from self._of_processes(running)
         yield from self._of_jobs()

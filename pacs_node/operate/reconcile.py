@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 from pacs_node.config import Destination, Settings
 from pacs_node.deliver import query
 from pacs_node.errors import DeliveryError
-from pacs_node.journal import quarantine, reconciliation
+from pacs_node.journal import deliveries, instances, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditKind
 
@@ -47,27 +47,27 @@ def reconcile(
     start, end = (
         datetime.combine(day, time()).astimezone().timestamp() for day in (since, until + timedelta(days=1))
     )
-    received = reconciliation.studies_received(database, start, end)
+    received = studies.studies_received(database, start, end)
     gaps: list[Gap] = []
-    studies = dict.fromkeys(received)
+    compared = dict.fromkeys(received)
     for destination in destinations:
         try:
             with query.connect(destination, settings.node.ae_title) as pacs:
                 of_time = dict.fromkeys([*received, *pacs.studies(since, until)])
-                studies |= of_time
+                compared |= of_time
                 asked = {gap.sop_instance_uid for gap in gaps if gap.missing == "image"}
                 comparison = _Comparison(settings, database, pacs, destination.name, who, fix)
                 for study in watch(of_time):
                     gaps += [*comparison.images(study, asked), *comparison.results(study)]
         except DeliveryError as error:
             gaps.append(Gap(missing="answer", destination=destination.name, detail=str(error)))
-    gaps += _failures(settings, database, set(studies))
+    gaps += _failures(settings, database, set(compared))
     database.audit(
         AuditKind.RECONCILED,
         since=since.isoformat(),
         until=until.isoformat(),
         destinations=[destination.name for destination in destinations],
-        studies=len(studies),
+        studies=len(compared),
         gaps=len(gaps),
         fixed=sum(gap.fixed for gap in gaps),
         who=who,
@@ -88,9 +88,9 @@ class _Comparison:
 
     def images(self, study: str, asked: Collection[str | None]) -> Iterator[Gap]:
         """X-rays that the PACS has and that were never received, without those `asked` for elsewhere."""
-        here = reconciliation.received(self.database, study)
+        here = instances.received_uids(self.database, study)
         _, missing = self.pacs.images(study, self.settings.study.accept.modalities, here)
-        known = {*asked, *reconciliation.ever_received(self.database, study)} if missing else set()
+        known = {*asked, *instances.ever_received_uids(self.database, study)} if missing else set()
         for series, uids in missing.items():
             images = [uid for uid in uids if uid not in known]
             problem = self._move(study, series, images) if self.fix and images else None
@@ -100,12 +100,12 @@ class _Comparison:
 
     def results(self, study: str) -> Iterator[Gap]:
         """Results of ours that the PACS is to have and has not."""
-        owed = reconciliation.owed(self.database, study, self.destination)
+        owed = deliveries.expected_results(self.database, study, self.destination)
         series = dict.fromkeys(one.series_instance_uid for one in owed)
         there = {uid for one in series for uid in self.pacs.instances(study, one)}
         missing = [one for one in owed if one.sop_instance_uid not in there]
         if self.fix and missing:
-            reconciliation.send_again(self.database, study, self.destination, missing, self.who)
+            deliveries.send_again(self.database, study, self.destination, missing, self.who)
         for one in missing:
             yield self._gap("result", study, one.sop_instance_uid, f"{one.role} {one.state}", self.fix)
 
@@ -133,7 +133,7 @@ class _Comparison:
 
 def _failures(settings: Settings, database: Database, studies: set[str]) -> Iterator[Gap]:
     """What the node itself knows to have failed; `retry` and `quarantine` are for that."""
-    for row in quarantine.rows(database, [destination.name for destination in settings.destinations]):
+    for row in views.stuck(database, [destination.name for destination in settings.destinations]):
         if row["study_instance_uid"] in studies:
             yield Gap(
                 missing="delivery" if row["what"] == "delivery" else "analysis",

@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from pacs_node.files import FileStore
-from pacs_node.journal import retention, roles
+from pacs_node.journal import processes, retention
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditKind
 
@@ -35,14 +35,14 @@ def run(database: Database, files: FileStore, days: int, committing: Collection[
     another process is at it.
     """
     token = str(uuid.uuid4())
-    if not roles.lead(database, LEASE, token):
+    if not processes.lead(database, LEASE, token):
         return {"note": "another process is at it"}
     try:
         settle(database, files, files.withdrawn())
         purged = 0
         before = database.clock() - days * DAY
         for study_id, study_instance_uid in retention.expired(database, before, committing) if days else ():
-            if not roles.lead(database, LEASE, token):
+            if not processes.lead(database, LEASE, token):
                 break
             shas = retention.digests(database, study_id)
             files.withdraw(shas)
@@ -54,7 +54,7 @@ def run(database: Database, files: FileStore, days: int, committing: Collection[
                 settle(database, files, shas)
         did = {"studies": purged, **_orphans(database, files), "leftovers": files.sweep()}
     finally:
-        roles.hand_over(database, LEASE, token)
+        processes.hand_over(database, LEASE, token)
     return did
 
 

@@ -75,7 +75,7 @@ def run(database: Database, limits: ValidationSettings) -> Validated:
     now = database.clock()
     begin = now - limits.days * DAY
     labels = feedback.current(database, begin)
-    answers = views.answers(database, begin - limits.reference_days * DAY)
+    answers = views.station_findings(database, begin - limits.reference_days * DAY)
     checks = (*_agreement(labels, limits), *_drift(answers, begin, limits))
     verdicts = {check.verdict for check in checks} or {Verdict.TOO_FEW}
     verdict = next(v for v in (Verdict.ALARM, Verdict.PASSED, Verdict.TOO_FEW) if v in verdicts)
@@ -121,7 +121,9 @@ def _agreement(labels: Sequence[Recorded], limits: ValidationSettings) -> Iterat
             yield Check(model, key, where, what, len(hits), value, low, high, limit, verdict)
 
 
-def _drift(answers: Sequence[views.Answer], begin: float, limits: ValidationSettings) -> Iterator[Check]:
+def _drift(
+    answers: Sequence[views.StationFinding], begin: float, limits: ValidationSettings
+) -> Iterator[Check]:
     """Score, brightness and positive rate of each model's images at each station, against the days before."""
     for (key, station), members in _grouped(answers, lambda one: (one.model_key, one.station)).items():
         window = [one for one in members if one.created_at >= begin]

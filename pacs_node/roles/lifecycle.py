@@ -18,7 +18,7 @@ from dataclasses import replace
 import structlog
 
 from pacs_node.errors import PacsNodeError
-from pacs_node.journal import queue, roles
+from pacs_node.journal import processes, queue
 from pacs_node.journal.database import Database
 from pacs_node.records import RunningRole
 
@@ -55,7 +55,7 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
-        roles.leave(self._database, self._role)
+        processes.leave(self._database, self._role)
 
     def ready(self, address: str = "") -> None:
         """Say that the role does its work now, and at which address."""
@@ -84,7 +84,7 @@ class Heartbeat:
                 self._beat()
 
     def _beat(self) -> None:
-        roles.beat(self._database, replace(self._role, stats=dict(self.stats())))
+        processes.beat(self._database, replace(self._role, stats=dict(self.stats())))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pacs_node.deliver import sender
 from pacs_node.dicom import tls
 from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore, SpooledFile
-from pacs_node.journal import commitments, intake
+from pacs_node.journal import commitments, instances
 from pacs_node.journal.database import Database, open_database
 from pacs_node.receive import admission
 from pacs_node.receive.scp import StorageScp
@@ -108,7 +108,7 @@ def _take_in(
             _log.error("unreadable_in_spool", path=str(moved), error=str(error))
             database.audit(AuditKind.UNREADABLE, sha256=item.sha256, why=str(error))
     if arrivals:
-        intake.register(database, arrivals, settings.study.quiet_seconds)
+        instances.register(database, arrivals, settings.study.quiet_seconds)
         for study, count in Counter(one.study_instance_uid for one in arrivals).items():
             _log.info("received", study_instance_uid=study, objects=count)
     files.forget(registered)

@@ -20,7 +20,7 @@ from pacs_node.config import Settings
 from pacs_node.dicom import reading
 from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
-from pacs_node.journal import counting, deliveries, instances, studies
+from pacs_node.journal import deliveries, instances, studies
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import (
     Analysis,
@@ -226,7 +226,7 @@ class Worker:
         previous = studies.last_report(self._database, study)
         why = None if found else "; ".join(sorted({str(instance.reason) for instance in relevant}))
         renewed = f" renewed {study.renewed}" if study.renewed else ""
-        missing = counting.missing_images(self._database, study.id)
+        missing = studies.count_missing_images(self._database, study.id)
         incomplete = f" without {missing}" if missing else ""
         inputs_key = _inputs_key(self._classifier.identity.key + renewed + incomplete, relevant, found)
         if previous and previous[0] == inputs_key:
@@ -248,7 +248,7 @@ class Worker:
         )
         known = studies.result_uids(self._database, study)
         made = pipeline.report_study(request, self._files, self._settings.report, known)
-        report = studies.Report(
+        report = studies.StudyReport(
             revision=study.revision,
             inputs_key=inputs_key,
             model=request.model,
@@ -275,7 +275,7 @@ class Worker:
         if failure and previous and previous[1] is not Outcome.FAILED:
             return True
         since = self._database.clock() - FAILURE_WINDOW_SECONDS
-        said = studies.failures_said(self._database, reason, since)
+        said = studies.count_failure_reports(self._database, reason, since)
         return said >= self._settings.report.failures_per_hour
 
     def _close(

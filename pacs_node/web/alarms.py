@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pacs_node.config import ScheduleSettings, Settings
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, quarantine, roles, worklist
+from pacs_node.journal import audit, processes, views
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditEvent, AuditKind
 
@@ -57,7 +57,7 @@ class Alarms:
         return sorted(found, key=lambda one: one.level != "fail")
 
     def _roles(self) -> list[Alarm]:
-        missing = roles.missing(roles.running(self._database))
+        missing = processes.missing(processes.running(self._database))
         told = {
             "receive": "nothing is received",
             "worker": "nothing is analyzed",
@@ -83,7 +83,7 @@ class Alarms:
             "NO DESTINATION": ("fail", "for a destination that is no longer configured"),
             "STALLED": ("warn", "tried ten times in vain, and still tried"),
         }
-        for trouble, count in quarantine.counts(self._database, names).items():
+        for trouble, count in views.stuck_counts(self._database, names).items():
             level, why = told[trouble]
             results = "1 result" if count == 1 else f"{count} results"
             found.append(Alarm(level, f"{results} {why}", "/system#quarantine"))
@@ -91,7 +91,7 @@ class Alarms:
 
     def _studies(self) -> list[Alarm]:
         since = self._database.clock() - FAILED_DAYS * 86_400
-        count = worklist.failed(self._database, since)
+        count = views.count_failed_studies(self._database, since)
         studies = "1 study" if count == 1 else f"{count} studies"
         text = f"{studies} of the last {FAILED_DAYS} days failed"
         return [Alarm("fail", text, "/?state=FAILED")] if count else []

@@ -52,7 +52,7 @@ class Shown:
     """As in the report: "image 2, LL"."""
     place: str
     side: anatomy.Side | None
-    said: views.Said | None
+    said: views.LastFinding | None
     """None where it is not analyzed (yet)."""
     model: dict[str, Any]
     """The audited details of the analysis: model, model_version, model_sha256, threshold; else empty."""
@@ -109,7 +109,7 @@ def shown(request: Request, study: str, events: Sequence[AuditEvent]) -> list[Sh
     """
     database: Database = request.app.state.database
     every = studies.study_instances(database, study)
-    said = views.last_said(database, every)
+    said = views.last_findings(database, every)
     told = {
         (event.sop_instance_uid, event.at): event.details
         for event in events

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, Response
 from pacs_node import toml
 from pacs_node.config import Settings
 from pacs_node.errors import ConfigError
-from pacs_node.journal import feedback, roles, views
+from pacs_node.journal import feedback, processes, views
 from pacs_node.journal.database import Database
 from pacs_node.web import card
 from pacs_node.web.access import page
@@ -58,7 +58,7 @@ def model(request: Request) -> Response:
     written = _read(folder / "CARD.md", card.html)
     since = database.clock() - DAYS * 86_400
     validation = alarms.events().get("validation")
-    workers = [one for one in roles.running(database) if one.role == "worker"]
+    workers = [one for one in processes.running(database) if one.role == "worker"]
     context = {
         "manifest": manifest,
         "threshold": settings.model.threshold or manifest.get("threshold"),
@@ -68,7 +68,7 @@ def model(request: Request) -> Response:
         "validation": validation,
         "limits": settings.validation,
         "labels": Counter(one.label for one in feedback.current(database)),
-        "days": _days(views.answers(database, since), since),
+        "days": _days(views.station_findings(database, since), since),
         "bins": _BINS,
     }
     return render(request, "model.html", **context)
@@ -101,9 +101,9 @@ def _figures(measured: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
     return [(name, value) for name, value in found.items() if value]
 
 
-def _days(answers: Sequence[views.Answer], since: float) -> list[Day]:
+def _days(answers: Sequence[views.StationFinding], since: float) -> list[Day]:
     """Each day since then, in local time; days without an image too, so that gaps show."""
-    by_day: dict[str, list[views.Answer]] = {}
+    by_day: dict[str, list[views.StationFinding]] = {}
     for one in answers:
         by_day.setdefault(_day(one.created_at), []).append(one)
     names = [_day(since + number * 86_400) for number in range(DAYS + 1)] if answers else []

@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 
 from pacs_node.config import Settings
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, feedback, quarantine, studies, views
+from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import AuditEvent, Instance, InstanceState, Outcome, Point, StudyState
 from pacs_node.report.text import as_text
@@ -84,7 +84,7 @@ def act(request: Request) -> Response:
         raise HTTPException(400, "This wants to be confirmed.")
     uid = found["study_instance_uid"]
     options, told = _ACTIONS[what]
-    quarantine.retry_study(request.app.state.database, uid, asker(request).name, **options)
+    studies.retry_study(request.app.state.database, uid, asker(request).name, **options)
     return done(request, uid, told)
 
 

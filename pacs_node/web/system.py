@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 
 from pacs_node.config import Settings
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, deliveries, quarantine, roles, views
+from pacs_node.journal import audit, deliveries, processes, views
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping
 from pacs_node.records import AuditKind
@@ -35,14 +35,14 @@ def system(request: Request) -> Response:
     files: FileStore = request.app.state.files
     alarms: Alarms = request.app.state.alarms
     events = alarms.events()
-    running = roles.running(database)
+    running = processes.running(database)
     names = [one.name for one in settings.destinations]
-    troubles = quarantine.rows(database, names)
+    troubles = views.stuck(database, names)
     echo = events.get(AuditKind.CALENDAR_ECHO)
     may_act = asker(request).role.may(Role.ADMIN)
     context: dict[str, Any] = {
         "running": running,
-        "missing": roles.missing(running),
+        "missing": processes.missing(running),
         "now": database.clock(),
         "destinations": _destinations(settings, deliveries.waiting(database), echo.details if echo else None),
         "echo_at": echo.at if echo else None,
@@ -71,11 +71,11 @@ def act(request: Request) -> Response:
     which, reason = str(form.get("which", "")), str(form.get("reason", "")).strip()[:200]
     what = request.path_params["what"]
     if what == "retry":
-        count = quarantine.retry(database, names, which, who)
+        count = deliveries.retry(database, names, which, who)
     elif what == "discard":
         if not reason:
             raise HTTPException(400, "Giving a result up needs a reason, for the audit log.")
-        count = quarantine.discard(database, names, which, who, reason)
+        count = deliveries.discard(database, names, which, who, reason)
     else:
         raise HTTPException(404, "There is no such action.")
     if not count:

@@ -13,11 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pacs_node.errors import JournalError
-from pacs_node.journal import audit
-from pacs_node.journal import worklist as journal
+from pacs_node.journal import audit, views
 from pacs_node.journal.database import Database
-from pacs_node.journal.worklist import Filters, Listed
-from pacs_node.records import AuditKind, Outcome
+from pacs_node.journal.views import Filters, ListedStudy
+from pacs_node.records import AuditKind, Outcome, VisibleState
 from pacs_node.web.access import RENEWAL, Shown, asker, page, user_of
 from pacs_node.web.alarms import Alarms
 from pacs_node.web.pages import render
@@ -44,7 +43,7 @@ def worklist(request: Request) -> Response:
     # Before the rows: what happens meanwhile is then seen as new.
     seq, _ = audit.head(state.database)
     before = int(asked["before"]) if asked.get("before", "").isdecimal() else None
-    found = journal.page(state.database, _filters(asked), may_see, before, LENGTH)
+    found = views.worklist(state.database, _filters(asked), may_see, before, LENGTH)
     if may_see:
         _note(request, found.studies)
     alarms: Alarms = state.alarms
@@ -64,15 +63,15 @@ def worklist(request: Request) -> Response:
         "outcomes": _OUTCOMES,
         # It is at the foot of the page, and on every result.
         "label": state.settings.report.label,
-        "most": journal.MOST_COUNTED,
+        "most": views.MOST_COUNTED,
     }
     if "HX-Request" in request.headers:
         part = render(request, "worklist_rows.html", is_part=True, **context)
         if RENEWAL not in request.headers:
             part.headers["HX-Push-Url"] = address
         return part
-    modalities, parts = journal.choices(state.database)
-    context |= {"states": journal.STATES, "modalities": modalities, "parts": parts}
+    modalities, parts = views.worklist_choices(state.database)
+    context |= {"states": tuple(VisibleState), "modalities": modalities, "parts": parts}
     return render(request, "worklist.html", is_part=False, **context)
 
 
@@ -82,7 +81,7 @@ def events(request: Request) -> Response:
     return EventSourceResponse(_changes(request, int(seen) if seen.isdecimal() else -1))
 
 
-def stages(study: Listed, now: float) -> list[tuple[str, float, float | None]]:
+def stages(study: ListedStudy, now: float) -> list[tuple[str, float, float | None]]:
     """Each stage's name, how many seconds it took, and when it was done; None: it goes on.
 
     A stage begins where the one before it was done; the first where the last image was received.
@@ -127,7 +126,7 @@ def _address(asked: Mapping[str, str]) -> str:
     return f"/?{urlencode(asked)}" if asked else "/"
 
 
-def _note(request: Request, studies: tuple[Listed, ...]) -> None:
+def _note(request: Request, studies: tuple[ListedStudy, ...]) -> None:
     """Write down whose names are shown to this session for the first time, before they are."""
     shown: Shown = request.app.state.shown
     fresh = shown.new(request.state.session, [one.study_instance_uid for one in studies])

@@ -22,7 +22,7 @@ from support.faults.senders import data_sha256
 
 from pacs_node.config import load
 from pacs_node.demo import phantom
-from pacs_node.journal import audit, roles, views
+from pacs_node.journal import audit, processes, views
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import InstanceRow, StudyRow
 
@@ -149,7 +149,7 @@ def test_a_database_that_is_away_delays_nothing_but_the_registration(
     node = new_node(tmp_path, database_url("postgresql"))
     node.start("receive", "worker", "deliver", "housekeep")
     with closing(node.journal()) as journal:
-        wait_until(lambda: not roles.missing(roles.running(journal)), 60)
+        wait_until(lambda: not processes.missing(processes.running(journal)), 60)
     assert node.send(range(1, 5)) == {0: 4}
     postgresql.stop()
     try:

@@ -20,8 +20,8 @@ from support.running_node import WaitUntil
 
 from pacs_node.config import load
 from pacs_node.files import FileStore
-from pacs_node.journal import roles
 from pacs_node.journal.database import open_database
+from pacs_node.journal.processes import running
 
 STALLS = (("worker", "finish instances"), ("worker", "finish report"), ("deliver", "finish delivery"))
 
@@ -35,7 +35,7 @@ def test_sigterm_ends_a_role_whichever_thread_takes_it(tmp_path: Path, wait_unti
     try:
         pids = [processes.start(role, config) for role in ROLES]
         with closing(open_database(load(config).database_url)) as journal:
-            wait_until(lambda: sum(one.ready for one in roles.running(journal)) == len(pids), 60)
+            wait_until(lambda: sum(one.ready for one in running(journal)) == len(pids), 60)
         for pid in pids:
             others = {thread.id for thread in psutil.Process(pid).threads()} - {pid}
             assert ctypes.CDLL(None).tgkill(pid, min(others), signal.SIGTERM) == 0

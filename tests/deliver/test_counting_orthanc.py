@@ -12,7 +12,7 @@ from pacs_node.config import Destination, Peer, Settings, StudySettings
 from pacs_node.deliver import counting
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
-from pacs_node.journal import audit, instances, intake, studies, views
+from pacs_node.journal import audit, instances, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import Analysis, Arrival
 
@@ -77,7 +77,7 @@ def receive(database: Database, clock: Clock) -> Callable[[FileDataset], None]:
             patient_id="P",
             skip_reason=None,
         )
-        intake.register(database, [arrival], QUIET)
+        instances.register(database, [arrival], QUIET)
         claim = instances.claim_instances(database, 8)
         assert claim is not None
         failed = [Analysis(item, None, "not looked at") for item in claim.items]

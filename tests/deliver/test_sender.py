@@ -14,7 +14,7 @@ from pacs_node.deliver import answers, sender
 from pacs_node.demo import phantom
 from pacs_node.errors import JournalError
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, deliveries, quarantine, queue, views
+from pacs_node.journal import audit, deliveries, queue, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow
 from pacs_node.records import Delivery, DeliveryState, SendOutcome
@@ -199,7 +199,7 @@ def test_a_limit_of_attempts_quarantines_and_each_retry_grants_as_many_again(
             continue
         words = f"given up after {attempt} attempts: {answers.OUT_OF_RESOURCES}; as told"
         assert states(database)[0] == ("QUARANTINED", words)
-        assert quarantine.retry(database, ["pacs"], "all", "me") == 2
+        assert deliveries.retry(database, ["pacs"], "all", "me") == 2
 
 
 def test_after_a_retry_a_duplicate_still_is_our_own(
@@ -208,7 +208,7 @@ def test_after_a_retry_a_duplicate_still_is_our_own(
     destination = pacs.start()
     pacs.answers = [0x0110, 0xC000]
     sender.send(database, files, destination, "NODE", claim())
-    assert quarantine.retry_study(database, "1.2", "me")
+    assert studies.retry_study(database, "1.2", "me")
     pacs.answers = [0x0111, 0x0111]
     sender.send(database, files, destination, "NODE", claim())
     assert states(database) == [("SENT", f"{answers.DUPLICATE}; as told")] * 2

@@ -13,7 +13,7 @@ from pacs_node.config import Settings
 from pacs_node.deliver import sender
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
-from pacs_node.journal import quarantine, views
+from pacs_node.journal import views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.journal.schema import DeliveryRow
 from pacs_node.records import DeliveryState
@@ -84,7 +84,7 @@ def test_one_that_never_answers_and_one_that_is_down_hold_up_nobody(
     role.start()
     try:
         wait_until(lambda: states(database, "quick") == {"SENT"}, 20)
-        wait_until(lambda: quarantine.counts(database, ["mute", "dead"]) == {"STALLED": 2}, 20)
+        wait_until(lambda: views.stuck_counts(database, ["mute", "dead"]) == {"STALLED": 2}, 20)
         assert states(database, "mute") == {"PENDING"}
         assert mute.associations == 1
         assert mute.mute

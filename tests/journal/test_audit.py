@@ -67,9 +67,9 @@ def test_tampering_shows(log: Database, statement: str, expected: tuple[int, str
 @pytest.mark.parametrize(
     ("statement", "count", "words"),
     [
-        ("DELETE FROM audit WHERE seq > 3", 3, "ends with event 3, its head names another as the last, 5"),
+        ("DELETE FROM audit WHERE seq > 3", 3, "ends with event 3, but its head names event 5 as the last"),
         ("DELETE FROM audit", 0, "ends with event 0"),
-        ("UPDATE audit_head SET seq = 4", 5, "the last, 4"),
+        ("UPDATE audit_head SET seq = 4", 5, "names event 4 as the last"),
         ("DELETE FROM audit_head", 5, "no head"),
     ],
 )

@@ -6,8 +6,8 @@ import pytest
 from support.journal_fixtures import Clock
 from support.journal_steps import Steps
 
-from pacs_node.journal import audit, commitments, deliveries, intake, views
-from pacs_node.journal.commitments import Transaction
+from pacs_node.journal import audit, commitments, deliveries, instances, views
+from pacs_node.journal.commitments import Commitment
 from pacs_node.journal.database import Database
 from pacs_node.records import Arrival, CommitmentReport, DeliveryState, Finding, ModelIdentity
 
@@ -23,7 +23,7 @@ def send(
 
     def send(commitment: bool = True) -> None:
         if views.study(database, "1.2") is None:
-            intake.register(database, [arrival()], 0)
+            instances.register(database, [arrival()], 0)
             Steps(database, model, finding).report(("pacs",))
         claim = deliveries.claim_deliveries(database, "pacs", 10)
         assert claim is not None
@@ -36,7 +36,7 @@ def send(
 
 
 @pytest.fixture
-def transaction(database: Database, send: Callable[..., None]) -> Transaction:
+def transaction(database: Database, send: Callable[..., None]) -> Commitment:
     send()
     begun = commitments.begin(database, "pacs", "1.9", HOUR)
     assert begun is not None
@@ -65,7 +65,7 @@ def test_without_commitment_sent_is_delivered(database: Database, send: Callable
 
 
 def test_with_commitment_it_is_delivered_once_that_is_given(
-    database: Database, transaction: Transaction
+    database: Database, transaction: Commitment
 ) -> None:
     assert [item.sop_instance_uid for item in transaction.objects] == [SC, SR]
     assert transaction.study_instance_uid == "1.2"
@@ -80,13 +80,13 @@ def test_with_commitment_it_is_delivered_once_that_is_given(
     assert kinds(database) == ["commitment_requested", "committed", "committed"]
 
 
-def test_it_is_asked_for_once(database: Database, transaction: Transaction) -> None:
+def test_it_is_asked_for_once(database: Database, transaction: Commitment) -> None:
     assert commitments.begin(database, "pacs", "1.10", HOUR) is None
     assert commitments.overdue(database, "pacs") == []
 
 
 def test_what_the_archive_does_not_keep_is_sent_again_after_a_while(
-    database: Database, clock: Clock, transaction: Transaction, send: Callable[..., None]
+    database: Database, clock: Clock, transaction: Commitment, send: Callable[..., None]
 ) -> None:
     assert settle(database, SC, failed=(SR,))
     assert shown(database) == ("READY", ["COMMITTED", "PENDING"])
@@ -101,13 +101,13 @@ def test_what_the_archive_does_not_keep_is_sent_again_after_a_while(
     assert kinds(database)[1:3] == ["committed", "commitment_failed"]
 
 
-def test_a_repeated_answer_changes_nothing_and_is_known(database: Database, transaction: Transaction) -> None:
+def test_a_repeated_answer_changes_nothing_and_is_known(database: Database, transaction: Commitment) -> None:
     for _ in range(2):
         assert settle(database, SC, failed=(SR,))
     assert kinds(database)[1:] == ["committed", "commitment_failed"]
 
 
-def test_an_archive_may_take_its_word_back(database: Database, transaction: Transaction) -> None:
+def test_an_archive_may_take_its_word_back(database: Database, transaction: Commitment) -> None:
     assert settle(database, SC, SR)
     assert settle(database, failed=(SC,))
     assert shown(database) == ("READY", ["PENDING", "COMMITTED"])
@@ -123,7 +123,7 @@ def test_nobody_else_is_believed(database: Database, send: Callable[..., None]) 
 
 
 def test_silence_is_noticed_and_asked_again(
-    database: Database, clock: Clock, transaction: Transaction
+    database: Database, clock: Clock, transaction: Commitment
 ) -> None:
     clock.now += HOUR
     assert commitments.overdue(database, "other") == []
@@ -142,7 +142,7 @@ def test_silence_is_noticed_and_asked_again(
 def test_the_rest_of_a_study_that_is_being_sent_is_waited_for(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     Steps(database, model, finding).report(("pacs",))
     claim = deliveries.claim_deliveries(database, "pacs", 10)
     assert claim is not None

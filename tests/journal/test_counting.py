@@ -6,9 +6,9 @@ import pytest
 from support.journal_fixtures import Clock
 from support.journal_steps import Steps
 
-from pacs_node.journal import audit, counting, intake, studies, views
-from pacs_node.journal.counting import Uncounted
+from pacs_node.journal import audit, instances, studies, views
 from pacs_node.journal.database import Database
+from pacs_node.journal.studies import QuietStudy
 from pacs_node.records import Arrival, Finding, ModelIdentity
 
 QUIET = 60.0
@@ -20,22 +20,22 @@ def steps(database: Database, model: ModelIdentity, finding: Finding) -> Steps:
     return Steps(database, model, finding)
 
 
-def due(database: Database) -> Uncounted | None:
-    return counting.due(database, QUIET, XRAYS)
+def due(database: Database) -> QuietStudy | None:
+    return studies.next_to_count(database, QUIET, XRAYS)
 
 
-def record(database: Database, study: Uncounted | None, expected: int, *missing: str) -> bool:
+def record(database: Database, study: QuietStudy | None, expected: int, *missing: str) -> bool:
     assert study is not None
-    return counting.record(database, study, QUIET, "pacs", expected, missing)
+    return studies.record_count(database, study, QUIET, "pacs", expected, missing)
 
 
 @pytest.fixture
 def study(
     database: Database, clock: Clock, arrival: Callable[..., Arrival], steps: Steps
-) -> Uncounted | None:
+) -> QuietStudy | None:
     """A study of two images and a report, all analyzed, a quarter of its quiet period ago."""
     sr = arrival("1.2.9", "c", modality="SR", skip_reason="not an X-ray image", series_instance_uid="1.2.8")
-    intake.register(database, [arrival("1.2.3", "a"), arrival("1.2.4", "b"), sr], QUIET)
+    instances.register(database, [arrival("1.2.3", "a"), arrival("1.2.4", "b"), sr], QUIET)
     steps.analyze()
     clock.now += QUIET / 4
     return due(database)
@@ -44,7 +44,7 @@ def study(
 def test_nobody_is_asked_before_a_quarter_of_the_quiet_period_or_while_images_wait(
     database: Database, clock: Clock, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival()], QUIET)
+    instances.register(database, [arrival()], QUIET)
     clock.now += QUIET / 4
     assert due(database) is None
     steps.analyze()
@@ -55,13 +55,13 @@ def test_nobody_is_asked_before_a_quarter_of_the_quiet_period_or_while_images_wa
     assert due(database) is None
 
 
-def test_what_is_here_is_told_by_series(study: Uncounted | None) -> None:
+def test_what_is_here_is_told_by_series(study: QuietStudy | None) -> None:
     assert study is not None
-    assert study.here == {"1.2.1": {"1.2.3", "1.2.4"}, "1.2.8": {"1.2.9"}}
+    assert study.received == {"1.2.1": {"1.2.3", "1.2.4"}, "1.2.8": {"1.2.9"}}
     assert (study.images, study.senders) == (2, frozenset({"PACS"}))
 
 
-def test_a_complete_study_is_due_at_once(database: Database, study: Uncounted | None) -> None:
+def test_a_complete_study_is_due_at_once(database: Database, study: QuietStudy | None) -> None:
     assert studies.claim_study(database) is None
     assert record(database, study, 2)
     assert studies.claim_study(database) is not None
@@ -78,14 +78,14 @@ def test_a_complete_study_is_due_at_once(database: Database, study: Uncounted | 
 
 @pytest.mark.parametrize("expected", [0, 1])
 def test_a_pacs_that_is_behind_us_shortens_nothing(
-    database: Database, study: Uncounted | None, expected: int
+    database: Database, study: QuietStudy | None, expected: int
 ) -> None:
     assert record(database, study, expected)
     assert studies.claim_study(database) is None
 
 
 def test_a_partial_study_waits_and_tells_what_is_missing(
-    database: Database, clock: Clock, study: Uncounted | None, arrival: Callable[..., Arrival], steps: Steps
+    database: Database, clock: Clock, study: QuietStudy | None, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     assert study is not None
     assert record(database, study, 4, "1.2.5", "1.2.6")
@@ -93,10 +93,10 @@ def test_a_partial_study_waits_and_tells_what_is_missing(
     told = views.study(database, "1.2")
     assert told is not None
     assert (told["expected"], told["missing"]) == (4, ["1.2.5", "1.2.6"])
-    assert counting.missing_images(database, study.id) == 2
+    assert studies.count_missing_images(database, study.id) == 2
 
-    intake.register(database, [arrival("1.2.6", "d")], QUIET)
-    assert counting.missing_images(database, study.id) == 1
+    instances.register(database, [arrival("1.2.6", "d")], QUIET)
+    assert studies.count_missing_images(database, study.id) == 1
     steps.analyze()
     clock.now += QUIET / 4
     again = due(database)
@@ -108,31 +108,31 @@ def test_a_partial_study_waits_and_tells_what_is_missing(
 
 
 def test_each_revision_is_asked_for_once_also_where_nobody_answered(
-    database: Database, study: Uncounted | None
+    database: Database, study: QuietStudy | None
 ) -> None:
     assert study is not None
-    assert counting.record_failure(database, study, "pacs gave no association")
-    assert not counting.record_failure(database, study, "pacs gave no association")
+    assert studies.record_count_failure(database, study, "pacs gave no association")
+    assert not studies.record_count_failure(database, study, "pacs gave no association")
     assert due(database) is None
     assert studies.claim_study(database) is None
     assert [event.event for event in audit.events(database)].count("study_not_counted") == 1
 
 
 def test_a_count_that_an_image_overtook_is_discarded(
-    database: Database, study: Uncounted | None, arrival: Callable[..., Arrival], steps: Steps
+    database: Database, study: QuietStudy | None, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.2.5", "d")], QUIET)
+    instances.register(database, [arrival("1.2.5", "d")], QUIET)
     assert not record(database, study, 2)
     steps.analyze()
     assert studies.claim_study(database) is None
 
 
 def test_an_object_that_is_no_xray_still_puts_the_end_off(
-    database: Database, clock: Clock, study: Uncounted | None, arrival: Callable[..., Arrival]
+    database: Database, clock: Clock, study: QuietStudy | None, arrival: Callable[..., Arrival]
 ) -> None:
     clock.now += 1
     late = arrival("1.2.10", "e", modality="SR", skip_reason="not an X-ray image")
-    intake.register(database, [late], QUIET)
+    instances.register(database, [late], QUIET)
     assert record(database, study, 2)
     assert studies.claim_study(database) is None
     clock.now += QUIET / 4

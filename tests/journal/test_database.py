@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from support.postgresql import PASSWORD, Server
 
 from pacs_node.errors import ConfigError, JournalError
-from pacs_node.journal import audit, intake, sqlite
+from pacs_node.journal import audit, backends, instances
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import Arrival, AuditKind
 
@@ -48,14 +48,14 @@ def test_an_error_rolls_back_state_and_audit_together(
 ) -> None:
     broken = arrival("1.9", modality=None)
     with pytest.raises(sa.exc.IntegrityError):
-        intake.register(database, [arrival("1.8"), broken], 0)
+        instances.register(database, [arrival("1.8"), broken], 0)
     assert list(audit.events(database)) == []
 
 
 def test_what_others_send_is_cut_to_what_fits(database: Database, arrival: Callable[..., Arrival]) -> None:
     odd = arrival(modality="D" * 99, patient_id="P\0" * 99, skip_reason="modality \0", size=1 << 40)
     for _ in range(2):
-        intake.register(database, [odd], 0)
+        instances.register(database, [odd], 0)
     with database.read() as connection:
         row = connection.execute(sa.text("SELECT modality, patient_id, reason, size FROM instances")).one()
     assert tuple(row) == ("D" * 16, "P" * 99, "modality ", 1 << 40)
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_another_program_holds_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(backends, "BUSY_SECONDS", 0.5)
     database = open_database(f"sqlite:///{tmp_path}/journal.sqlite")
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -1,21 +1,16 @@
 """Labels that come back: what is kept of them, and what of a database that knew none."""
 
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from support.journal_fixtures import Clock
 from support.journal_steps import Steps
 
-import pacs_node.journal
 from pacs_node.errors import InputError
-from pacs_node.journal import audit, feedback, feedback_csv, intake
+from pacs_node.journal import audit, feedback, instances
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label, Receipt
 from pacs_node.records import Arrival, Finding, ModelIdentity
@@ -26,11 +21,11 @@ def said(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
 ) -> Database:
     """Study 1.2 with a negative image 1.1 (0.1234) and a positive one 1.3 (0.9), and 5.2, not analyzed."""
-    intake.register(database, [arrival("1.1", "a")], 0)
+    instances.register(database, [arrival("1.1", "a")], 0)
     Steps(database, model, finding).analyze()
-    intake.register(database, [arrival("1.3", "b")], 0)
+    instances.register(database, [arrival("1.3", "b")], 0)
     Steps(database, model, replace(finding, probability=0.9, positive=True)).analyze()
-    intake.register(database, [arrival("5.2", "c", study_instance_uid="5", skip_reason="no X-ray")], 0)
+    instances.register(database, [arrival("5.2", "c", study_instance_uid="5", skip_reason="no X-ray")], 0)
     return database
 
 
@@ -46,33 +41,6 @@ def test_labels_of_one_study_are_listed_alone(said: Database) -> None:
     assert [one.sop_instance_uid for one in feedback.every(said, study="1.2")] == [None, "1.3"]
     assert len(feedback.every(said)) == 3
     assert feedback.every(said, study="7") == []
-
-
-def test_a_database_of_the_first_schema_is_brought_forward_with_its_rows(tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite"
-    engine = sa.create_engine(f"sqlite:///{path}")
-    config = Config()
-    config.set_main_option("script_location", str(Path(pacs_node.journal.__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    engine.dispose()
-    old = sqlite3.connect(path)
-    with old:
-        old.execute("INSERT INTO studies VALUES (1, '1.2', NULL, 1, 5, 5, 'REPORTED', 5, 1, NULL, 0)")
-        image = "1, 1, '1.2.1', '1.2.3', 'c', 't', 'DX', 'P', 'a', 9, 5, 'PACS', 'NODE', 'h', NULL"
-        old.execute(f"INSERT INTO instances VALUES ({image}, 'ANALYZED', 5, 1, NULL, 0)")
-        old.execute("INSERT INTO findings VALUES (1, 1, 'key', 'content', 0.7, 1, X'00', '[]', '[]', 6)")
-    old.close()
-    database = Database(f"sqlite:///{path}", lambda: 9.0)
-    database.migrate()
-    with database.read() as connection:
-        kept = connection.execute(sa.text("SELECT probability, model_id, station FROM findings")).one()
-    assert tuple(kept) == (0.7, None, None)
-    assert feedback.add(database, [give(image="1.2.3")]) == [Receipt.ADDED]
-    (label,) = feedback.current(database)
-    assert (label.model_key, label.probability, label.positive) == ("key", 0.7, True)
-    database.close()
 
 
 def test_a_label_is_kept_with_what_had_been_said(said: Database, model: ModelIdentity, clock: Clock) -> None:
@@ -104,7 +72,7 @@ def test_another_model_that_spoke_since_is_the_one_that_is_told(
     said: Database, model: ModelIdentity, finding: Finding, arrival: Callable[..., Arrival]
 ) -> None:
     other = replace(model, id="other", threshold=0.05)
-    intake.register(said, [arrival("1.4", "d")], 0)
+    instances.register(said, [arrival("1.4", "d")], 0)
     Steps(said, other, replace(finding, probability=0.2)).analyze()
     feedback.add(said, [give(), give(image="1.1")])
     whole, image = feedback.every(said)
@@ -166,7 +134,7 @@ def test_a_csv_is_read_with_its_lines(tmp_path: Path) -> None:
         ',1.3, negative ,,,"plain, I think"\n',
         encoding="utf-8-sig",
     )
-    (first, one), (second, other) = feedback_csv.read(path, "Dr. Li")
+    (first, one), (second, other) = feedback.read_csv(path, "Dr. Li")
     assert (first, second) == (2, 3)
     assert (one.label, one.who, one.at, one.source) == ("positive", "Dr. Wu", 1772371800.0, "labels.csv")
     assert (other.who, other.sop_instance_uid, other.comment) == ("Dr. Li", "1.3", "plain, I think")
@@ -189,6 +157,6 @@ def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, text: str, words: list
     path = tmp_path / "labels.csv"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError) as error:
-        feedback_csv.read(path, "Li" if "when" in text or "\xff" in text else None)
+        feedback.read_csv(path, "Li" if "when" in text or "\xff" in text else None)
     for word in words:
         assert word in str(error.value)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from support.journal_fixtures import Clock
 
-from pacs_node.journal import audit, instances, intake, queue, roles, studies
+from pacs_node.journal import audit, instances, processes, queue, studies
 from pacs_node.journal.database import Database
 from pacs_node.records import Arrival, RunningRole
 
@@ -14,14 +14,14 @@ HOUR = 3600.0
 def test_a_lease_of_before_the_clock_was_set_back_does_not_count(
     database: Database, clock: Clock, arrival: Callable[..., Arrival]
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     assert instances.claim_instances(database, 8)
-    assert roles.lead(database, "calendar", "gone")
-    roles.beat(database, RunningRole("worker", "elsewhere", 1, "", ready=True))
+    assert processes.lead(database, "calendar", "gone")
+    processes.beat(database, RunningRole("worker", "elsewhere", 1, "", ready=True))
     clock.now -= HOUR
-    assert roles.running(database) == []
-    assert roles.lead(database, "calendar", "ours")
-    assert not roles.lead(database, "calendar", "gone")
+    assert processes.running(database) == []
+    assert processes.lead(database, "calendar", "ours")
+    assert not processes.lead(database, "calendar", "gone")
     assert instances.claim_instances(database, 8) is None
     assert queue.shift(database, HOUR) == 2
     assert instances.claim_instances(database, 8)
@@ -30,19 +30,19 @@ def test_a_lease_of_before_the_clock_was_set_back_does_not_count(
 def test_a_small_step_back_takes_no_living_lease(
     database: Database, clock: Clock, arrival: Callable[..., Arrival]
 ) -> None:
-    intake.register(database, [arrival(received_at=1.0)], 0)
+    instances.register(database, [arrival(received_at=1.0)], 0)
     clock.now += HOUR
     assert instances.claim_instances(database, 8)
-    assert roles.lead(database, "calendar", "first")
+    assert processes.lead(database, "calendar", "first")
     clock.now -= queue.LEASE_SECONDS / 2
     assert instances.claim_instances(database, 8) is None
-    assert not roles.lead(database, "calendar", "second")
+    assert not processes.lead(database, "calendar", "second")
 
 
 def test_what_was_due_is_due_after_the_clock_was_set_back(
     database: Database, clock: Clock, arrival: Callable[..., Arrival]
 ) -> None:
-    intake.register(database, [arrival(skip_reason="no X-ray")], 60.0)
+    instances.register(database, [arrival(skip_reason="no X-ray")], 60.0)
     clock.now -= HOUR
     queue.shift(database, HOUR)
     assert studies.claim_study(database) is None
@@ -53,8 +53,8 @@ def test_what_was_due_is_due_after_the_clock_was_set_back(
 
 
 def test_a_lease_that_was_handed_over_is_free_at_once(database: Database) -> None:
-    assert roles.lead(database, "calendar", "first")
-    roles.hand_over(database, "calendar", "second")
-    assert not roles.lead(database, "calendar", "second")
-    roles.hand_over(database, "calendar", "first")
-    assert roles.lead(database, "calendar", "second")
+    assert processes.lead(database, "calendar", "first")
+    processes.hand_over(database, "calendar", "second")
+    assert not processes.lead(database, "calendar", "second")
+    processes.hand_over(database, "calendar", "first")
+    assert processes.lead(database, "calendar", "second")

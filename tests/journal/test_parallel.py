@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from support.journal_steps import Steps
 
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, deliveries, instances, intake, queue, roles, studies, views
+from pacs_node.journal import audit, deliveries, instances, processes, queue, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import (
     Arrival,
@@ -49,7 +49,7 @@ def at_once(jobs: Sequence[Callable[[], object]]) -> list[object]:
 
 
 def test_no_image_is_claimed_twice(database: Database, several: list[Database], arrival: Make) -> None:
-    intake.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(60)], 0)
+    instances.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(60)], 0)
     claimed: list[int] = []
 
     def work(mine: Database) -> None:
@@ -72,7 +72,7 @@ def test_whole_studies_pass_through_once(
         for study in range(10, 16)
         for n in range(2)
     ]
-    intake.register(database, arrivals, 0)
+    instances.register(database, arrivals, 0)
     sent: Counter[str] = Counter()
 
     def settled() -> bool:
@@ -111,7 +111,7 @@ def test_two_who_deliver_do_not_share_a_study(
     """One sends all that is due of a study: the SCs are then there before the SR."""
     for n in range(12):
         uid = str(100 + n)
-        intake.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
+        instances.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
         Steps(database, model, finding).report(("pacs",))
         claims = at_once(
             [lambda one=one: deliveries.claim_deliveries(one, "pacs", 10) for one in several]  # type: ignore[misc]
@@ -123,7 +123,7 @@ def test_what_one_renews_another_may_finish(
     database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
 ) -> None:
     """The heartbeat renews the very rows that the worker finishes, in the opposite order."""
-    intake.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(80)], 0)
+    instances.register(database, [arrival(f"1.{n}", f"{n:064x}") for n in range(80)], 0)
     made = [instances.claim_instances(database, 40) for _ in range(2)]
     claims = [queue.Claim(claim.token, claim.items[::-1]) for claim in made if claim]
     tokens = [claim.token for claim in claims]
@@ -162,7 +162,7 @@ def test_receivers_register_the_same_study_at_once(
                 )
                 for study, n in ordered[start : start + 6]
             ]
-            intake.register(several[number], batch, 0)
+            instances.register(several[number], batch, 0)
 
     at_once([lambda number=number: register(number) for number in range(WORKERS)])  # type: ignore[misc]
     assert views.counts(database)["instances"] == {InstanceState.RECEIVED: 24}
@@ -182,7 +182,7 @@ def test_receivers_make_the_same_studies_in_any_order(
         orders = [batch, batch[::-1]]
         at_once(
             [
-                lambda one=one, order=order: intake.register(one, order, 0)  # type: ignore[misc]
+                lambda one=one, order=order: instances.register(one, order, 0)  # type: ignore[misc]
                 for one, order in zip(several, orders, strict=False)
             ]
         )
@@ -194,7 +194,7 @@ def test_one_arrival_that_all_receivers_register_is_one(
     database: Database, several: list[Database], arrival: Make
 ) -> None:
     batch = [arrival(f"1.{n}", f"{n:064x}") for n in range(10)]
-    at_once([lambda one=one: intake.register(one, batch, 0) for one in several])  # type: ignore[misc]
+    at_once([lambda one=one: instances.register(one, batch, 0) for one in several])  # type: ignore[misc]
     assert views.study(database, "1.2")["revision"] == 10  # type: ignore[index]
     assert [event.event for event in audit.events(database)] == ["received"] * 10
 
@@ -206,7 +206,7 @@ def test_an_image_that_comes_in_while_its_study_is_reported_is_never_lost(
     steps = Steps(several[0], model, finding)
     for n in range(8):
         uid = str(100 + n)
-        intake.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
+        instances.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
         steps.analyze()
         claim = studies.claim_study(database)
         assert claim is not None
@@ -214,7 +214,7 @@ def test_an_image_that_comes_in_while_its_study_is_reported_is_never_lost(
         made, _ = at_once(
             [
                 lambda claim=claim: steps.finish_report(claim),  # type: ignore[misc]
-                lambda late=late: intake.register(several[1], [late], 0),  # type: ignore[misc]
+                lambda late=late: instances.register(several[1], [late], 0),  # type: ignore[misc]
             ]
         )
         study = views.study(database, uid)
@@ -237,7 +237,7 @@ def test_a_claim_that_waited_for_an_intake_sees_its_image(
     """The rarest order, made to happen: the claim looks, the image comes in, the claim takes the row."""
     if journal_url.startswith("sqlite"):
         return
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     Steps(database, model, finding).analyze()
     monkeypatch.setattr(queue, "locked", lambda query, row: query.with_for_update(of=row))
     waiting = sa.text(
@@ -260,11 +260,11 @@ def test_a_claim_that_waited_for_an_intake_sees_its_image(
 def test_one_of_several_leads(database: Database, several: list[Database]) -> None:
     for name in ("calendar", "other"):
         took = at_once(
-            [lambda n=n, one=one: roles.lead(one, name, str(n)) for n, one in enumerate(several)]  # type: ignore[misc]  # noqa: B023
+            [lambda n=n, one=one: processes.lead(one, name, str(n)) for n, one in enumerate(several)]  # type: ignore[misc]  # noqa: B023
         )
         assert took.count(True) == 1
-        assert roles.lead(database, name, str(took.index(True)))
-        assert not roles.lead(database, name, str(1 + took.index(True)))
+        assert processes.lead(database, name, str(took.index(True)))
+        assert not processes.lead(database, name, str(1 + took.index(True)))
 
 
 def test_a_node_is_one_whoever_opens_it_first(database: Database, several: list[Database]) -> None:
@@ -276,10 +276,10 @@ def test_processes_beat_side_by_side(database: Database, several: list[Database]
     def beat(number: int) -> None:
         role = RunningRole("worker", "elsewhere", number, "", ready=True)
         for _ in range(5):
-            roles.beat(several[number], role)
+            processes.beat(several[number], role)
 
     at_once([lambda number=number: beat(number) for number in range(WORKERS)])  # type: ignore[misc]
-    assert [role.pid for role in roles.running(database)] == list(range(WORKERS))
+    assert [role.pid for role in processes.running(database)] == list(range(WORKERS))
 
 
 def test_one_receiver_at_a_time_empties_the_shared_spool(tmp_path: Path) -> None:

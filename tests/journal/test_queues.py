@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from support.journal_steps import Steps
 
-from pacs_node.journal import audit, deliveries, instances, intake, quarantine, queue, studies, views
+from pacs_node.journal import audit, deliveries, instances, queue, studies, views
 from pacs_node.journal.database import Database
 from pacs_node.records import (
     Analysis,
@@ -32,7 +32,7 @@ def kinds(database: Database) -> list[str]:
 def test_images_are_due_at_once_and_the_study_after_its_quiet_period(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.1", "a"), arrival("1.2", "b")], QUIET)
+    instances.register(database, [arrival("1.1", "a"), arrival("1.2", "b")], QUIET)
     assert studies.claim_study(database) is None
     steps.analyze()
     assert studies.claim_study(database) is None
@@ -45,10 +45,10 @@ def test_images_are_due_at_once_and_the_study_after_its_quiet_period(
 def test_a_batch_of_several_studies_keeps_them_apart(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.1", "a")], 0)
+    instances.register(database, [arrival("1.1", "a")], 0)
     steps.report()
     clock.now += 1  # type: ignore[attr-defined]
-    intake.register(
+    instances.register(
         database,
         [
             arrival("2.1", "b", study_instance_uid="2", skip_reason="not an X-ray image"),
@@ -77,7 +77,7 @@ def test_a_batch_of_several_studies_keeps_them_apart(
 def test_a_study_waits_for_its_last_image(
     database: Database, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.1", "a"), arrival("1.2", "b")], 0)
+    instances.register(database, [arrival("1.1", "a"), arrival("1.2", "b")], 0)
     claim = instances.claim_instances(database, 1)
     assert claim is not None
     steps.finish(claim)
@@ -89,7 +89,7 @@ def test_a_study_waits_for_its_last_image(
 def test_claimed_work_is_nobody_elses_until_the_lease_runs_out(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     lost = instances.claim_instances(database, 8)
     assert lost is not None
     assert instances.claim_instances(database, 8) is None
@@ -108,11 +108,11 @@ def test_claimed_work_is_nobody_elses_until_the_lease_runs_out(
 def test_an_image_that_failed_before_is_claimed_alone_and_last(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival]
 ) -> None:
-    intake.register(database, [arrival("1.1", "a"), arrival("1.2", "b")], 0)
+    instances.register(database, [arrival("1.1", "a"), arrival("1.2", "b")], 0)
     claim = instances.claim_instances(database, 8)
     assert claim is not None
     instances.postpone_instances(database, claim, 10, "unexpected MemoryError")
-    intake.register(database, [arrival("1.3", "c")], 0)
+    instances.register(database, [arrival("1.3", "c")], 0)
     fresh = instances.claim_instances(database, 8)
     assert fresh is not None
     assert [item.sop_instance_uid for item in fresh.items] == ["1.3"]
@@ -129,7 +129,7 @@ def test_a_finding_comes_back_as_it_was(
     finding: Finding,
     model: ModelIdentity,
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     steps.analyze()
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
     images = studies.study_instances(database, study.study_instance_uid)
@@ -142,10 +142,10 @@ def test_a_finding_comes_back_as_it_was(
 def test_the_same_bytes_again_are_audited_and_nothing_else(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     steps.report()
     again = [arrival(received_at=clock() + seconds) for seconds in (1, 2)]
-    intake.register(database, again, 0)
+    instances.register(database, again, 0)
     assert instances.claim_instances(database, 8) is None
     assert studies.claim_study(database) is None
     assert kinds(database)[-2:] == ["duplicate_received"] * 2
@@ -153,7 +153,7 @@ def test_the_same_bytes_again_are_audited_and_nothing_else(
 
 def test_one_arrival_registered_twice_is_one(database: Database, arrival: Callable[..., Arrival]) -> None:
     for _ in range(2):
-        intake.register(database, [arrival("1.1", "a"), arrival("1.2", "b", skip_reason="no X-ray")], 0)
+        instances.register(database, [arrival("1.1", "a"), arrival("1.2", "b", skip_reason="no X-ray")], 0)
     assert views.study(database, "1.2")["revision"] == 1  # type: ignore[index]
     assert kinds(database) == ["received", "received", "skipped"]
 
@@ -161,11 +161,11 @@ def test_one_arrival_registered_twice_is_one(database: Database, arrival: Callab
 def test_a_late_image_opens_the_study_again_and_a_skipped_one_does_not(
     database: Database, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.1", "a")], 0)
+    instances.register(database, [arrival("1.1", "a")], 0)
     steps.report()
-    intake.register(database, [arrival("1.2", "b", skip_reason="own result")], 0)
+    instances.register(database, [arrival("1.2", "b", skip_reason="own result")], 0)
     assert studies.claim_study(database) is None
-    intake.register(database, [arrival("1.3", "c")], 0)
+    instances.register(database, [arrival("1.3", "c")], 0)
     steps.analyze()
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
     states = {
@@ -182,11 +182,11 @@ def test_a_late_image_opens_the_study_again_and_a_skipped_one_does_not(
 def test_a_report_made_while_an_image_came_in_is_discarded(
     database: Database, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.1", "a")], 0)
+    instances.register(database, [arrival("1.1", "a")], 0)
     steps.analyze()
     claim = studies.claim_study(database)
     assert claim is not None
-    intake.register(database, [arrival("1.2", "b")], 0)
+    instances.register(database, [arrival("1.2", "b")], 0)
     assert not steps.finish_report(claim)
     assert views.study(database, "1.2")["results"] == []  # type: ignore[index]
     steps.analyze()
@@ -198,8 +198,8 @@ def test_a_report_made_while_an_image_came_in_is_discarded(
 def test_the_newest_version_of_an_image_counts(
     database: Database, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival("1.1", "a", patient_id="OLD")], 0)
-    intake.register(database, [arrival("1.1", "b", patient_id="NEW")], 0)
+    instances.register(database, [arrival("1.1", "a", patient_id="OLD")], 0)
+    instances.register(database, [arrival("1.1", "b", patient_id="NEW")], 0)
     steps.analyze()
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
     (image,) = studies.study_instances(database, study.study_instance_uid)
@@ -209,7 +209,7 @@ def test_the_newest_version_of_an_image_counts(
 def test_results_wait_for_their_destination_sc_before_sr(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     steps.report(destinations=("pacs", "vna"))
     claim = deliveries.claim_deliveries(database, "pacs", 10)
     assert claim is not None
@@ -229,7 +229,7 @@ def test_results_wait_for_their_destination_sc_before_sr(
 def test_people_see_ready_then_delivered_then_quarantined(
     database: Database, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     steps.report(destinations=("pacs",))
     assert views.studies(database, 10)[0]["state"] == "READY"
     claim = deliveries.claim_deliveries(database, "pacs", 10)
@@ -242,7 +242,7 @@ def test_people_see_ready_then_delivered_then_quarantined(
 def test_retry_brings_back_what_failed(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, steps: Steps
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     claim = instances.claim_instances(database, 8)
     assert claim is not None
     instances.finish_instances(
@@ -250,8 +250,8 @@ def test_retry_brings_back_what_failed(
     )
     (study,) = studies.claim_study(database).items  # type: ignore[union-attr]
     assert study.state == StudyState.OPEN
-    assert not quarantine.retry_study(database, "9.9", "me")
-    assert quarantine.retry_study(database, "1.2", "me")
+    assert not studies.retry_study(database, "9.9", "me")
+    assert studies.retry_study(database, "1.2", "me")
     again = instances.claim_instances(database, 8)
     assert again is not None
     assert again.items[0].attempts == 1

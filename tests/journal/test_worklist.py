@@ -10,10 +10,19 @@ import pytest
 from support.journal_fixtures import Clock
 from support.journal_steps import Steps
 
-from pacs_node.journal import audit, deliveries, instances, intake, studies, views, worklist
+from pacs_node.journal import audit, deliveries, instances, studies, views
 from pacs_node.journal.database import Database
-from pacs_node.journal.worklist import Filters
-from pacs_node.records import Analysis, Arrival, AuditKind, DeliveryState, Finding, ModelIdentity, StudyState
+from pacs_node.journal.views import Filters
+from pacs_node.records import (
+    Analysis,
+    Arrival,
+    AuditKind,
+    DeliveryState,
+    Finding,
+    ModelIdentity,
+    StudyState,
+    VisibleState,
+)
 
 Arrive = Callable[..., Arrival]
 
@@ -28,13 +37,15 @@ def receive(database: Database, arrival: Arrive) -> Callable[..., None]:
     """Receive a study with one image of its own UID."""
 
     def one(uid: str, **changes: object) -> None:
-        intake.register(database, [arrival(f"{uid}.1", f"{uid:a>64}", study_instance_uid=uid, **changes)], 0)
+        instances.register(
+            database, [arrival(f"{uid}.1", f"{uid:a>64}", study_instance_uid=uid, **changes)], 0
+        )
 
     return one
 
 
 def uids(database: Database, patients: bool = True, **filters: object) -> list[str]:
-    page = worklist.page(database, Filters(**filters), patients)  # type: ignore[arg-type]
+    page = views.worklist(database, Filters(**filters), patients)  # type: ignore[arg-type]
     assert page.count == len(page.studies)
     return [one.study_instance_uid for one in page.studies]
 
@@ -64,14 +75,14 @@ def test_states_are_those_that_the_commands_show(
         (study,) = claim.items
         assert studies.close_study(database, claim.token, study, ended, "why", AuditKind.STUDY_SKIPPED)
     receive("2.7")
-    page = worklist.page(database, Filters(), patients=True)
+    page = views.worklist(database, Filters(), patients=True)
     found = {one.study_instance_uid: one.state for one in page.studies}
     assert found == {row["study_instance_uid"]: row["state"] for row in views.studies(database, 10)}
-    assert set(found.values()) == {*worklist.STATES}
+    assert set(found.values()) == {*VisibleState}
     for uid, shown in found.items():
         assert uids(database, state=shown) == [uid]
-    assert worklist.failed(database, clock.now) == 1
-    assert worklist.failed(database, clock.now + 1) == 0
+    assert views.count_failed_studies(database, clock.now) == 1
+    assert views.count_failed_studies(database, clock.now + 1) == 0
 
 
 def test_sent_is_delivered_only_once_it_is_committed(
@@ -112,14 +123,14 @@ def test_filters_find_what_they_say(
     # What a pattern would take for any character is looked for as it stands.
     assert uids(database, words=("a_1",)) == ["2.1"]
     assert uids(database, words=("a%1",)) == ["2.2"]
-    assert worklist.choices(database) == (["CR", "DX"], ["HAND", "WRIST"])
+    assert views.worklist_choices(database) == (["CR", "DX"], ["HAND", "WRIST"])
 
 
 def test_who_may_not_see_patients_neither_sees_nor_finds_them(
     database: Database, receive: Callable[..., None]
 ) -> None:
     receive("2.1", patient_name="MÜLLER^ANNA", patient_id="ID-77")
-    (listed,) = worklist.page(database, Filters(), patients=False).studies
+    (listed,) = views.worklist(database, Filters(), patients=False).studies
     assert listed.patients == ()
     assert "77" not in repr(listed)
     for word in ("anna", "MÜLLER", "ID-77"):
@@ -132,10 +143,10 @@ def test_pages_follow_each_other_while_studies_come_in(
 ) -> None:
     for number in range(5):
         receive(f"2.{number}")
-    first = worklist.page(database, Filters(), True, limit=2)
+    first = views.worklist(database, Filters(), True, limit=2)
     receive("2.9")
-    second = worklist.page(database, Filters(), True, before=first.older, limit=2)
-    third = worklist.page(database, Filters(), True, before=second.older, limit=2)
+    second = views.worklist(database, Filters(), True, before=first.older, limit=2)
+    third = views.worklist(database, Filters(), True, before=second.older, limit=2)
     shown = [one.study_instance_uid for page in (first, second, third) for one in page.studies]
     assert shown == ["2.4", "2.3", "2.2", "2.1", "2.0"]
     assert third.older is None
@@ -147,7 +158,7 @@ def test_a_study_is_told_by_its_newest_images_and_its_newest_report(
 ) -> None:
     """A second version of an image counts in place of the first, and another model's answers do not count."""
     began = clock.now
-    intake.register(database, [arrival("2.1.1"), arrival("2.1.2", "b" * 64, body_part="WRIST")], 0)
+    instances.register(database, [arrival("2.1.1"), arrival("2.1.2", "b" * 64, body_part="WRIST")], 0)
     clock.now += 1
     claim = instances.claim_instances(database, 8)
     assert claim is not None
@@ -159,27 +170,27 @@ def test_a_study_is_told_by_its_newest_images_and_its_newest_report(
     steps.report(destinations=("pacs",))
     clock.now += 3
     send(database, DeliveryState.SENT)
-    (one,) = worklist.page(database, Filters(), True).studies
+    (one,) = views.worklist(database, Filters(), True).studies
     assert (one.images, one.analyzed, one.waiting, one.probability) == (2, 2, 0, 0.9)
     assert (one.received_at, one.complete_at) == (began, began)
     assert (one.analyzed_at, one.reported_at, one.delivered_at) == (began + 1, began + 2, began + 5)
     assert (one.outcome, one.body_parts) == ("NEGATIVE", ("WRIST",))
     clock.now += 1
-    intake.register(database, [arrival("2.1.1", "c" * 64)], 0)
+    instances.register(database, [arrival("2.1.1", "c" * 64)], 0)
     # Our own result, forwarded back, is none of its images.
-    intake.register(database, [arrival("2.1.9", "d" * 64, skip_reason="own result", modality="SR")], 0)
-    (one,) = worklist.page(database, Filters(), True).studies
+    instances.register(database, [arrival("2.1.9", "d" * 64, skip_reason="own result", modality="SR")], 0)
+    (one,) = views.worklist(database, Filters(), True).studies
     assert (one.images, one.analyzed, one.waiting, one.probability) == (2, 1, 1, 0.2)
     assert (one.state, one.complete_at, one.modalities) == ("OPEN", began + 6, ("DX",))
     steps.report()
-    (one,) = worklist.page(database, Filters(), True).studies
+    (one,) = views.worklist(database, Filters(), True).studies
     assert (one.images, one.waiting, one.probability) == (2, 0, 0.2)
 
 
 def test_two_patients_under_one_study_are_both_named(database: Database, arrival: Arrive) -> None:
-    intake.register(database, [arrival("2.1.1", patient_id="P1", patient_name="A")], 0)
-    intake.register(database, [arrival("2.1.2", "b" * 64, patient_id="P2", patient_name="B")], 0)
-    (one,) = worklist.page(database, Filters(), True).studies
+    instances.register(database, [arrival("2.1.1", patient_id="P1", patient_name="A")], 0)
+    instances.register(database, [arrival("2.1.2", "b" * 64, patient_id="P2", patient_name="B")], 0)
+    (one,) = views.worklist(database, Filters(), True).studies
     assert one.patients == (("A", "P1"), ("B", "P2"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.journal_fixtures import Clock
 
 from pacs_node.errors import JournalError
-from pacs_node.journal import audit, intake
+from pacs_node.journal import audit, instances
 from pacs_node.journal.database import Database, open_database
 from pacs_node.operate import backup
 from pacs_node.records import Arrival
@@ -22,7 +22,7 @@ def copies(folder: Path) -> list[str]:
 def test_a_copy_can_be_put_back(
     database: Database, arrival: Callable[..., Arrival], tmp_path: Path, clock: Clock
 ) -> None:
-    intake.register(database, [arrival()], 0)
+    instances.register(database, [arrival()], 0)
     did = backup.run(database, tmp_path / "backups", 7)
     assert did["events"] == 1
     if database.path is None:
@@ -54,7 +54,7 @@ def test_writers_go_on_meanwhile(
         number = 0
         while not stop.is_set():
             number += 1
-            intake.register(sqlite, [arrival(f"1.{number}", f"{number:064x}")], 0)
+            instances.register(sqlite, [arrival(f"1.{number}", f"{number:064x}")], 0)
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -76,7 +76,7 @@ def test_a_broken_audit_log_is_told_and_costs_no_older_copy(
     sqlite: Database, arrival: Callable[..., Arrival], tmp_path: Path, clock: Clock
 ) -> None:
     folder = tmp_path / "backups"
-    intake.register(sqlite, [arrival()], 0)
+    instances.register(sqlite, [arrival()], 0)
     backup.run(sqlite, folder, 1)
     assert sqlite.path is not None
     with sqlite3.connect(sqlite.path) as connection:
@@ -91,7 +91,7 @@ def test_a_broken_audit_log_is_told_and_costs_no_older_copy(
 def test_a_damaged_database_gives_no_copy(
     sqlite: Database, arrival: Callable[..., Arrival], tmp_path: Path
 ) -> None:
-    intake.register(sqlite, [arrival(f"1.{number}", f"{number:064x}") for number in range(200)], 0)
+    instances.register(sqlite, [arrival(f"1.{number}", f"{number:064x}") for number in range(200)], 0)
     sqlite.close()
     assert sqlite.path is not None
     # In one file, without a -wal that would heal it.

@@ -14,7 +14,7 @@ from support.scripted_pacs import listen
 
 from pacs_node.config import Destination
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, intake, studies
+from pacs_node.journal import audit, instances, studies
 from pacs_node.journal.database import Database
 from pacs_node.operate import checks, housekeeping
 from pacs_node.records import Arrival
@@ -102,7 +102,7 @@ def test_a_web_service_is_there_when_it_answers_a_search(
 def test_after_the_clock_went_back_nothing_waits_for_the_time_to_come_again(
     database: Database, clock: Clock, arrival: Callable[..., Arrival], is_running: bool
 ) -> None:
-    intake.register(database, [arrival(skip_reason="not an X-ray")], 60)
+    instances.register(database, [arrival(skip_reason="not an X-ray")], 60)
     watch = checks.Clock(database)
     watch.check(is_leading=True)
     clock.now -= 3600

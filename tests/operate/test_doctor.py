@@ -22,7 +22,7 @@ from support.untrained import write_package
 
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
-from pacs_node.journal import intake, roles
+from pacs_node.journal import instances, processes
 from pacs_node.journal.database import open_database
 from pacs_node.records import Arrival, RunningRole
 
@@ -126,7 +126,7 @@ def test_7_a_clock_off_by_an_hour_against_the_modalities(
             image.save_as(path, enforce_file_format=True)
             stored = files.put(path.read_bytes())
             one = arrival(f"1.2.3.{number}", stored.sha256, received_at=now)
-            intake.register(database, [one], 60)
+            instances.register(database, [one], 60)
     checks = examine(made, "roles and ports")
     (clock,) = [check for check in checks if check.what == "clock of the images"]
     assert clock.state == state
@@ -187,7 +187,7 @@ def test_a_port_that_another_program_holds(tmp_path: Path) -> None:
         # Where our own node says that it is there, all is well.
         with closing(open_database(made.database_url)) as database:
             ours = RunningRole("receive", socket.gethostname(), os.getpid(), f"127.0.0.1:{port}", ready=True)
-            roles.beat(database, ours)
+            processes.beat(database, ours)
         assert failed(examine(made)) == []
 
 

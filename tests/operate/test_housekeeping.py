@@ -12,7 +12,7 @@ from support.journal_fixtures import Clock
 from pacs_node import config
 from pacs_node.config import ScheduleSettings, Settings, ValidationSettings
 from pacs_node.errors import ConfigError
-from pacs_node.journal import audit, queue, roles
+from pacs_node.journal import audit, processes, queue
 from pacs_node.journal.database import Database, open_database
 from pacs_node.operate import housekeeping, validation
 from pacs_node.operate.housekeeping import Calendar, trigger
@@ -86,7 +86,7 @@ def test_one_of_several_does_the_work_until_it_ends_or_dies(
         assert first.lead()
         assert not second.lead()
     assert first.lead()
-    roles.hand_over(database, "calendar", "nobody's")
+    processes.hand_over(database, "calendar", "nobody's")
     assert not second.lead()
 
 
@@ -140,12 +140,12 @@ def test_the_role_says_that_it_is_ready_and_leaves_nothing_behind(
     stop = threading.Event()
     role = threading.Thread(target=housekeep.run, args=(settings, stop))
     role.start()
-    wait_until(lambda: [one.role for one in roles.running(database) if one.ready] == ["housekeep"])
-    assert not roles.lead(database, "calendar", "another")
+    wait_until(lambda: [one.role for one in processes.running(database) if one.ready] == ["housekeep"])
+    assert not processes.lead(database, "calendar", "another")
     stop.set()
     role.join()
-    assert roles.running(database) == []
-    assert roles.lead(database, "calendar", "another")
+    assert processes.running(database) == []
+    assert processes.lead(database, "calendar", "another")
     database.close()
 
 

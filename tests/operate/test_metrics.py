@@ -14,7 +14,7 @@ from support.journal_steps import Steps
 
 from pacs_node.config import Destination, Settings, StorageSettings, ValidationSettings
 from pacs_node.files import FileStore
-from pacs_node.journal import commitments, deliveries, feedback, instances, intake, roles
+from pacs_node.journal import commitments, deliveries, feedback, instances, processes
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping, validation
 from pacs_node.operate.metrics import Metrics
@@ -70,15 +70,15 @@ def steps(database: Database, model: ModelIdentity, finding: Finding) -> Steps:
 def test_a_study_is_counted_on_its_way(
     database: Database, clock: Clock, arrival: Callable[..., Arrival], steps: Steps, read: Read
 ) -> None:
-    intake.register(database, [arrival("1.0", study_instance_uid="9.9")], 0.0)
+    instances.register(database, [arrival("1.0", study_instance_uid="9.9")], 0.0)
     assert read()["pacsnode_instances RECEIVED"] == 1
     assert "pacsnode_received_objects_total DX" not in read(), "what was before is not counted"
 
     names = {"patient_name": NAME, "patient_id": NAME, "body_part": NAME, "modality": "DX"}
-    intake.register(database, [arrival(f"1.{n}", size=500, **names) for n in (1, 2)], 5.0)
+    instances.register(database, [arrival(f"1.{n}", size=500, **names) for n in (1, 2)], 5.0)
     clock.now += 5
     ours = arrival("8.8", "b" * 64, modality="SR", skip_reason="a result of ours")
-    intake.register(database, [ours], 0.0)
+    instances.register(database, [ours], 0.0)
     clock.now += 2
     found = read()
     assert found["pacsnode_received_objects_total DX"] == 2
@@ -132,7 +132,7 @@ def test_images_without_an_answer_are_told_apart(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, read: Read
 ) -> None:
     read()
-    intake.register(database, [arrival(f"1.{n}", modality=NAME[:16]) for n in range(3)], 0.0)
+    instances.register(database, [arrival(f"1.{n}", modality=NAME[:16]) for n in range(3)], 0.0)
     claim = instances.claim_instances(database, 8)
     assert claim
     known = [{"failure": "cannot be decoded"}, {"failure": "unlike", "scope": 1.4}]
@@ -154,7 +154,7 @@ def test_images_without_an_answer_are_told_apart(
 
 def test_processes_tell_in_their_heartbeat_what_only_they_know(database: Database, read: Read) -> None:
     def beat(pid: int, role: str = "receive", **stats: float) -> None:
-        roles.beat(database, RunningRole(role, "elsewhere", pid, "", ready=True, stats=stats))
+        processes.beat(database, RunningRole(role, "elsewhere", pid, "", ready=True, stats=stats))
 
     beat(1, associations_accepted=100, associations_open=1)
     assert read()["pacsnode_associations_total accepted"] == 0, "counted before we began"
@@ -184,7 +184,7 @@ def test_jobs_and_the_last_validation(
     assert found["pacsnode_task_last_success_timestamp_seconds backup"] == began
     assert not any(name.startswith(("pacsnode_validation", "pacsnode_destination_up")) for name in found)
 
-    intake.register(database, [arrival(f"1.{n}") for n in range(3)], 0.0)
+    instances.register(database, [arrival(f"1.{n}") for n in range(3)], 0.0)
     steps.report()
     labels = [
         feedback.Feedback(
@@ -207,7 +207,7 @@ def test_jobs_and_the_last_validation(
 def test_nothing_that_is_told_names_a_patient_and_the_text_is_well_formed(
     database: Database, arrival: Callable[..., Arrival], metrics: Metrics
 ) -> None:
-    intake.register(database, [arrival(patient_name=NAME, patient_id=NAME, modality=NAME[:16])], 0.0)
+    instances.register(database, [arrival(patient_name=NAME, patient_id=NAME, modality=NAME[:16])], 0.0)
     text, content_type = metrics.scrape()
     assert content_type.startswith("text/plain")
     assert "SCHADENBERG" not in text.decode()

@@ -17,10 +17,10 @@ from support.scripted_pacs import Pacs
 from pacs_node import pipeline
 from pacs_node.deliver import sender
 from pacs_node.demo import phantom
-from pacs_node.journal import audit, deliveries, feedback, intake, views
+from pacs_node.journal import audit, deliveries, feedback, instances, views
 from pacs_node.journal import retention as rows
 from pacs_node.journal.database import Database
-from pacs_node.journal.roles import lead
+from pacs_node.journal.processes import lead
 from pacs_node.operate import retention
 from pacs_node.records import DeliveryState
 
@@ -205,14 +205,14 @@ def test_an_image_that_arrives_while_its_study_goes_is_kept(
 ) -> None:
     uid = delivered(bench, image())
     bench.pass_days(31)
-    register = intake.register
+    register = instances.register
 
     def late(*arguments: Any) -> None:
         # The intake has found the file in the store, and is about to write the row that names it.
         assert bench.run()["studies"] == 1
         register(*arguments)
 
-    monkeypatch.setattr(intake, "register", late)
+    monkeypatch.setattr(instances, "register", late)
     bench.receive(image())
     monkeypatch.undo()
     assert bench.studies == [uid]

@@ -18,7 +18,7 @@ from support.journal_fixtures import Clock
 
 from pacs_node.config import ValidationSettings
 from pacs_node.demo import phantom
-from pacs_node.journal import audit, feedback, instances, intake
+from pacs_node.journal import audit, feedback, instances
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label, Receipt
 from pacs_node.operate import validation
@@ -39,7 +39,7 @@ def say(database: Database, arrival: Callable[..., Arrival], model: ModelIdentit
     ) -> list[str]:
         new = [f"7.{len(uids) + number}" for number in range(len(scores))]
         uids.extend(new)
-        intake.register(database, [arrival(f"{uid}.1", uid, study_instance_uid=uid) for uid in new], 0)
+        instances.register(database, [arrival(f"{uid}.1", uid, study_instance_uid=uid) for uid in new], 0)
         claim = instances.claim_instances(database, len(new))
         assert claim is not None
         same = replace(finding, station=station, brightness=brightness)
@@ -108,7 +108,7 @@ def test_what_cannot_be_judged_is_called_too_few(
 ) -> None:
     label(database, say([0.1] * 19), Label.POSITIVE)
     label(database, say([0.1] * 2), Label.UNCERTAIN)
-    intake.register(database, [arrival("9.1", "x", study_instance_uid="9")], 0)
+    instances.register(database, [arrival("9.1", "x", study_instance_uid="9")], 0)
     label(database, ["9"], Label.POSITIVE)
     found = validation.run(database, ValidationSettings())
     assert (found.verdict, found.compared, found.uncertain, found.unanswered) == ("too_few", 19, 2, 1)

@@ -23,7 +23,7 @@ from pacs_node.demo.pacs import Address, Orthanc
 from pacs_node.dicom import tls
 from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
-from pacs_node.journal import roles
+from pacs_node.journal import processes
 from pacs_node.journal.database import open_database
 from pacs_node.receive.scp import StorageScp
 from pacs_node.roles.receive import run as receive
@@ -214,8 +214,8 @@ def test_the_role_receive_listens_as_the_file_says(
     role.start()
     try:
         with closing(open_database(settings.database_url)) as database:
-            wait_until(lambda: [one for one in roles.running(database) if one.ready])
-            port = int(roles.running(database)[0].address.rpartition(":")[2])
+            wait_until(lambda: [one for one in processes.running(database) if one.ready])
+            port = int(processes.running(database)[0].address.rpartition(":")[2])
         ourselves = settings.destinations[0]
         echo(ourselves.model_copy(update={"port": port}), "NODE")
         with pytest.raises(DeliveryError, match="it speaks TLS on this port"):

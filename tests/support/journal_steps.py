@@ -39,7 +39,7 @@ class Steps:
             Result(role, f"2.25.{study.id}{study.revision}{number}", "1.2.840", "2.25.7", "f" * 64, 9, None)
             for number, role in enumerate(("SC", "SR"))
         )
-        report = studies.Report(
+        report = studies.StudyReport(
             study.revision, "e" * 64, self.model, Outcome.NEGATIVE, "summary", self.database.clock(), results
         )
         routes = dict.fromkeys(("SC", "SR"), destinations)

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pacs_node.analyze import decode
 from pacs_node.cli.context import configure_log
 from pacs_node.config import load
-from pacs_node.journal import queue, roles
+from pacs_node.journal import processes, queue
 from pacs_node.roles import lifecycle, worker
 from support.brightness import Brightness
 
@@ -25,7 +25,7 @@ HANG_SECONDS = 5.0
 
 def main() -> None:
     """Work until told to stop, or until an image ends it."""
-    queue.LEASE_SECONDS = roles.LEASE_SECONDS = 1.0  # type: ignore[attr-defined]
+    queue.LEASE_SECONDS = processes.LEASE_SECONDS = 1.0  # type: ignore[attr-defined]
     lifecycle.BEAT_SECONDS, lifecycle.POLL_SECONDS, worker.HANG_SECONDS = 0.2, 0.05, HANG_SECONDS
     worker.RETRY_SECONDS = 0.1
     read = decode.read

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from pacs_node.config import Settings, StorageSettings
 from pacs_node.files import FileStore
-from pacs_node.journal import roles
+from pacs_node.journal import processes
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import AuditKind, RunningRole
 from pacs_node.web import health
@@ -65,22 +65,22 @@ def get(app: Starlette, free_port: Callable[[], int], wait_until: Callable[..., 
 
 def beat(database: Database, *names: str, ready: bool = True) -> None:
     for number, name in enumerate(names):
-        roles.beat(database, RunningRole(name, "elsewhere", number, "", ready))
+        processes.beat(database, RunningRole(name, "elsewhere", number, "", ready))
 
 
 def test_ready_only_when_every_role_is(get: Get, database: Database) -> None:
     status, body = get("/health/ready")
     assert status == 503
-    assert set(json.loads(body)["missing"]) == set(roles.ROLES)
-    beat(database, *roles.ROLES)
+    assert set(json.loads(body)["missing"]) == set(processes.ROLES)
+    beat(database, *processes.ROLES)
     assert get("/health/ready") == (200, '{"ready":true,"missing":{}}')
-    beat(database, roles.ROLES[0], ready=False)
+    beat(database, processes.ROLES[0], ready=False)
     status, body = get("/health/ready")
-    assert (status, json.loads(body)["missing"]) == (503, {roles.ROLES[0]: "not running or not ready"})
+    assert (status, json.loads(body)["missing"]) == (503, {processes.ROLES[0]: "not running or not ready"})
 
 
 def test_not_ready_without_room(get: Get, app: Starlette, database: Database) -> None:
-    beat(database, *roles.ROLES)
+    beat(database, *processes.ROLES)
     storage = app.state.settings.storage.model_copy(update={"min_free_gb": 1e9})
     app.state.settings = app.state.settings.model_copy(update={"storage": storage})
     status, body = get("/health/ready")
@@ -91,7 +91,7 @@ def test_not_ready_without_room(get: Get, app: Starlette, database: Database) ->
 def test_a_journal_of_another_version_is_told(
     get: Get, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beat(database, *roles.ROLES)
+    beat(database, *processes.ROLES)
     monkeypatch.setattr("pacs_node.journal.database.REVISION", "9999")
     for path in ("/health/live", "/health/ready"):
         status, body = get(path)
@@ -100,7 +100,7 @@ def test_a_journal_of_another_version_is_told(
 
 def test_metrics_are_counted_from_scrape_to_scrape(get: Get, database: Database) -> None:
     assert "pacsnode_ready 0.0\n" in get("/metrics")[1]
-    beat(database, *roles.ROLES)
+    beat(database, *processes.ROLES)
     database.audit(AuditKind.UNREADABLE)
     status, body = get("/metrics")
     assert status == 200

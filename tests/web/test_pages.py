@@ -16,7 +16,7 @@ from support.web.people import Door, door
 
 from pacs_node.config import Destination, ModelSettings, ScheduleSettings, StorageSettings
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, deliveries, feedback, intake, roles
+from pacs_node.journal import audit, deliveries, feedback, instances, processes
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label
 from pacs_node.operate import housekeeping
@@ -42,7 +42,7 @@ def steps(database: Database, model: ModelIdentity, finding: Finding) -> Steps:
 def receive(database: Database, arrival: Callable[..., Arrival]) -> Callable[..., None]:
     def one(uid: str, image: str = "1") -> None:
         who = {"patient_name": f"NAME{uid}^ANNA", "patient_id": f"ID-{uid}", "study_instance_uid": uid}
-        intake.register(database, [arrival(f"{uid}.{image}", f"{uid}.{image}".rjust(64, "a"), **who)], 0)
+        instances.register(database, [arrival(f"{uid}.{image}", f"{uid}.{image}".rjust(64, "a"), **who)], 0)
 
     return one
 
@@ -126,10 +126,10 @@ def test_alarms_come_and_go(
     def now() -> list[str]:
         return [one.text for one in alarms.now()]
 
-    for role in roles.ROLES:
-        roles.beat(database, RunningRole(role, "elsewhere", 1, "", ready=role != "worker"))
+    for role in processes.ROLES:
+        processes.beat(database, RunningRole(role, "elsewhere", 1, "", ready=role != "worker"))
     assert now() == ["The role worker is not running or not ready: nothing is analyzed"]
-    roles.beat(database, RunningRole("worker", "elsewhere", 1, "", ready=True))
+    processes.beat(database, RunningRole("worker", "elsewhere", 1, "", ready=True))
     assert now() == []
     assert "No alarms" in node.enter("viewer").get("/").text
     housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {"pacs": "why", "gone": "why"}})
@@ -204,7 +204,9 @@ def test_the_system_page_tells_when_jobs_are_due_and_what_came_of_them(
     node: Door, database: Database
 ) -> None:
     housekeeping.run(database, "disk", lambda: {"free_gb": 12.3456, "low": False})
-    roles.beat(database, RunningRole("worker", "gpu-box", 7, "m", ready=True, stats={"gpu_memory_gb": 3.25}))
+    processes.beat(
+        database, RunningRole("worker", "gpu-box", 7, "m", ready=True, stats={"gpu_memory_gb": 3.25})
+    )
     text = node.enter("viewer").get("/system").text
     assert ScheduleSettings().disk in text
     assert "free_gb 12.3" in text

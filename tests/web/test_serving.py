@@ -20,7 +20,7 @@ from support.web.people import Door, door
 from support.web.site import Site, password
 
 from pacs_node.config import TlsSettings, load
-from pacs_node.journal import roles, sessions
+from pacs_node.journal import processes, sessions
 from pacs_node.journal.database import Database, open_database
 from pacs_node.roles import supervisor
 from pacs_node.web import server
@@ -70,9 +70,9 @@ def test_pages_that_cannot_be_served_stop_nothing_else(
         thread = threading.Thread(target=supervisor.supervise, args=(config, ["receive", "web"], stop))
         thread.start()
         wait_until(lambda: started.count("web") >= 2, 60)
-        wait_until(lambda: [one.role for one in roles.running(database) if one.ready] == ["receive"], 60)
+        wait_until(lambda: [one.role for one in processes.running(database) if one.ready] == ["receive"], 60)
     # Once the port is free, the pages are there.
-    wait_until(lambda: "web" in [one.role for one in roles.running(database) if one.ready], 90)
+    wait_until(lambda: "web" in [one.role for one in processes.running(database) if one.ready], 90)
     stop.set()
     thread.join()
     database.close()

@@ -14,7 +14,7 @@ from pydicom.dataset import FileDataset
 from pacs_node.config import Destination, Settings
 from pacs_node.deliver import query, sender
 from pacs_node.errors import DeliveryError
-from pacs_node.journal import roles, views
+from pacs_node.journal import processes, views
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import REVISION
 from pacs_node.operate.doctor import Check, State
@@ -42,8 +42,8 @@ class Loop:
 
     def run(self) -> Iterator[Check]:
         """Raises DeliveryError where the PACS does not take the phantom."""
-        running = roles.running(self.database) if self.database.revision == REVISION else []
-        missing = roles.missing(running)
+        running = processes.running(self.database) if self.database.revision == REVISION else []
+        missing = processes.missing(running)
         if missing:
             found = f"not running or not ready: {', '.join(missing)}"
             yield Check("loop: node", State.FAIL, found, "start the node first: pacs-node serve")
@@ -151,6 +151,6 @@ class Loop:
         return Check(f"loop: {stage}", State.OK, f"{found}, {taken:.1f} s")
 
     def _ours(self) -> str:
-        running = roles.running(self.database)
+        running = processes.running(self.database)
         address = next((role.address for role in running if role.role == "receive"), "")
         return f"{self.settings.node.ae_title}, port {address.rpartition(':')[2]}"

@@ -20,8 +20,10 @@ from pydicom.dataset import Dataset
 
 from pacs_node.config import Settings
 from pacs_node.files import FileStore
-from pacs_node.journal import audit, backup, roles, views
+from pacs_node.journal import audit, views
 from pacs_node.journal.database import Database
+from pacs_node.journal.processes import missing as missing_roles
+from pacs_node.journal.processes import running as running_roles
 from pacs_node.journal.schema import REVISION
 from pacs_node.operate.doctor import Check, State
 from pacs_node.records import RunningRole
@@ -123,7 +125,7 @@ def journal(database: Database) -> Iterator[Check]:
     if older:
         return
     if database.path:
-        backup.check(database)
+        database.check_pages()
         yield Check("database pages", State.OK, "whole")
     count, problem = audit.verify(database, QUICK_EVENTS)
     if problem:
@@ -136,7 +138,7 @@ def journal(database: Database) -> Iterator[Check]:
 def processes(running: Sequence[RunningRole]) -> Iterator[Check]:
     """Which roles run."""
     told = ", ".join(f"{role.role} {role.address}".rstrip() for role in running if role.ready)
-    missing = ", ".join(roles.missing(running))
+    missing = ", ".join(missing_roles(running))
     if missing:
         found = f"not running or not ready: {missing}" + (f"; ready: {told}" if told else "")
         yield Check("roles", State.WARN, found, "pacs-node serve")
@@ -190,7 +192,7 @@ def received(settings: Settings, database: Database) -> Iterator[Check]:
     yield _clock_of_images(settings, newest)
 
 
-def _clock_of_images(settings: Settings, newest: Sequence[views.Image]) -> Check:
+def _clock_of_images(settings: Settings, newest: Sequence[views.ReceivedImage]) -> Check:
     """DIMSE has no time of its own: what the modalities wrote is compared with when we received it."""
     files = FileStore(settings.storage.path)
     delays = []
@@ -258,7 +260,7 @@ def look(settings: Settings, database: Database) -> Iterator[Check]:
     """What the journal and the ports say; without a journal of this version, the ports alone."""
     running: list[RunningRole] = []
     if database.revision == REVISION:
-        running = roles.running(database)
+        running = running_roles(database)
         yield from received(settings, database)
     yield from processes(running)
     yield from ports(settings, running)

@@ -28,7 +28,7 @@ from pacs_node import files, pipeline
 from pacs_node.cli.context import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import sender
-from pacs_node.journal import deliveries, instances, intake, queue, roles, studies
+from pacs_node.journal import deliveries, instances, processes, queue, studies
 from pacs_node.journal.transaction import Transaction
 from pacs_node.receive import admission
 from pacs_node.report import check, sc, sr
@@ -47,7 +47,7 @@ POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
     "link": (("receive",), Path, "hardlink_to"),
     "keep": (("receive",), files.FileStore, "keep"),
     "examine": (("receive",), admission, "examine"),
-    "register": (("receive",), intake, "register"),
+    "register": (("receive",), instances, "register"),
     "forget": (("receive",), files.FileStore, "forget"),
     "unlink": (("receive",), Path, "unlink"),
     "claim instances": (("worker",), instances, "claim_instances"),
@@ -69,8 +69,8 @@ POINTS: dict[str, tuple[tuple[str, ...], object, str]] = {
     "audit": (("receive", "worker", "deliver"), Transaction, "audit"),
     "commit": (("receive", "worker", "deliver", "housekeep"), DefaultDialect, "do_commit"),
     "renew": (("worker", "deliver"), queue, "renew"),
-    "beat": (("receive", "worker", "deliver", "housekeep"), roles, "beat"),
-    "lead": (("housekeep",), roles, "lead"),
+    "beat": (("receive", "worker", "deliver", "housekeep"), processes, "beat"),
+    "lead": (("housekeep",), processes, "lead"),
 }
 """Where a role can die: which roles come by, and the function, by its home and its name."""
 OFTEN = {"write", "fsync", "sync folder", "link", "examine", "unlink", "audit", "commit"}
@@ -91,7 +91,7 @@ ROLES: dict[str, Callable[[Settings, Any], None]] = {
 
 def hurry() -> None:
     """Make the waits of a node short: what takes it half a minute to notice takes two seconds here."""
-    queue.LEASE_SECONDS = roles.LEASE_SECONDS = LEASE_SECONDS  # type: ignore[attr-defined]
+    queue.LEASE_SECONDS = processes.LEASE_SECONDS = LEASE_SECONDS  # type: ignore[attr-defined]
     lifecycle.BEAT_SECONDS, lifecycle.POLL_SECONDS = LEASE_SECONDS / 5, 0.05
     receive.GATHER_SECONDS = 0.02
     lifecycle.ERROR_PAUSE_SECONDS = 0.3
@@ -141,7 +141,7 @@ def _between_heartbeats() -> threading.Lock:
 
         return guarded
 
-    roles.beat, queue.renew = guard(roles.beat), guard(queue.renew)
+    processes.beat, queue.renew = guard(processes.beat), guard(queue.renew)
     return resting
 
 

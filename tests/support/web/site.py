@@ -15,7 +15,7 @@ from pacs_node.config import Settings, load
 from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Address
 from pacs_node.demo.stand_in import StandIn
-from pacs_node.journal import audit, roles, sessions, views
+from pacs_node.journal import audit, processes, sessions, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import AuditEvent
 from pacs_node.web.users import Role, Users
@@ -172,7 +172,7 @@ def running_site(
         command = [sys.executable, "-m", "support.web.node", str(config)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
     try:
-        wait_until(lambda: not roles.missing(roles.running(database)) and _address(database), 120)
+        wait_until(lambda: not processes.missing(processes.running(database)) and _address(database), 120)
         site = Site(_address(database), folder, settings, database, pacs)
         for seed, kind in enumerate(NAMES, start=1):
             site.studies[kind] = site.send(images(kind, {1: 2, 2: 1}.get(seed, seed)))
@@ -187,4 +187,4 @@ def running_site(
 
 
 def _address(database: Database) -> str:
-    return next((one.address for one in roles.running(database) if one.role == "web" and one.ready), "")
+    return next((one.address for one in processes.running(database) if one.role == "web" and one.ready), "")

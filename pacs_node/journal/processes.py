@@ -1,4 +1,4 @@
-"""The running processes of the node, each with a row of its own that it keeps fresh."""
+"""The running processes of the node, each with a row that it keeps fresh, and work that only one may do."""
 
 from __future__ import annotations
 
@@ -20,37 +20,36 @@ ROLES = ("receive", "worker", "deliver", "housekeep")
 
 
 def beat(database: Database, role: RunningRole) -> None:
-    """Say that a process lives, what it does and whether it is ready."""
-    ours = (RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid)
-    told = {"address": role.address, "ready": role.ready, "stats": json.dumps(role.stats)}
-    values = told | {"seen_at": database.clock()}
+    """Record that a process lives, with its address, readiness and statistics."""
     with database.write() as t:
-        if t.execute(sa.update(RoleRow).where(*ours).values(values)).rowcount == 0:
-            t.execute(sa.insert(RoleRow).values(role=role.role, host=role.host, pid=role.pid, **values))
+        stats = json.dumps(role.stats)
+        values = {"address": role.address, "ready": role.ready, "stats": stats, "seen_at": t.now}
+        if t.execute(sa.update(RoleRow).where(_is(role)).values(values)).rowcount == 0:
+            key = {"role": role.role, "host": role.host, "pid": role.pid}
+            t.execute(sa.insert(RoleRow).values(**key, **values))
 
 
 def leave(database: Database, role: RunningRole) -> None:
-    """Say that a process ends."""
+    """Record that a process ends."""
     with database.write() as t:
-        t.execute(
-            sa.delete(RoleRow).where(
-                RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid
-            )
-        )
+        t.execute(sa.delete(RoleRow).where(_is(role)))
+
+
+def _is(role: RunningRole) -> sa.ColumnElement[bool]:
+    return sa.and_(RoleRow.role == role.role, RoleRow.host == role.host, RoleRow.pid == role.pid)
 
 
 def missing(running: Sequence[RunningRole]) -> list[str]:
-    """The roles that no process of these does, or that are not ready; empty where the node is."""
+    """The roles without a ready process; empty if the node is ready."""
     ready = {role.role for role in running if role.ready}
     return [name for name in ROLES if name not in ready]
 
 
 def running(database: Database) -> list[RunningRole]:
-    """The processes that were seen within a lease's time; on this machine, those that still live."""
-    now = database.clock()
+    """The processes seen within a lease's time; on this machine, those that still live."""
     query = (
-        sa.select(*(getattr(RoleRow, one.name) for one in fields(RunningRole)))
-        .where(~ended(RoleRow.seen_at + LEASE_SECONDS, now))
+        sa.select(*(getattr(RoleRow, field.name) for field in fields(RunningRole)))
+        .where(~ended(RoleRow.seen_at + LEASE_SECONDS, database.clock()))
         .order_by(RoleRow.role, RoleRow.host, RoleRow.pid)
     )
     with database.read() as connection:
@@ -61,19 +60,19 @@ def running(database: Database) -> list[RunningRole]:
 
 
 def lead(database: Database, name: str, token: str) -> bool:
-    """Take or renew the lease on work that only one process of all may do; False while another holds it."""
+    """Take or renew the lease on work that only one process may do; False while another holds it."""
     with database.write() as t:
         t.execute(insert_new(t, LeaseRow), {"name": name, "token": token, "lease_until": 0.0})
-        ours = sa.or_(LeaseRow.token == token, ended(LeaseRow.lease_until, t.now))
-        taken = t.execute(
+        free = sa.or_(LeaseRow.token == token, ended(LeaseRow.lease_until, t.now))
+        update = (
             sa.update(LeaseRow)
-            .where(LeaseRow.name == name, ours)
+            .where(LeaseRow.name == name, free)
             .values(token=token, lease_until=t.now + LEASE_SECONDS)
         )
-        return taken.rowcount == 1
+        return t.execute(update).rowcount == 1
 
 
 def hand_over(database: Database, name: str, token: str) -> None:
-    """Let another process take a lease that was ours at once."""
+    """Let another process take the lease at once."""
     with database.write() as t:
         t.execute(sa.delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.token == token))
