@@ -256,7 +256,7 @@ def choose(kind: PacsKind, folder: Path, node: Address, ports: tuple[int, int]) 
         raise PacsNodeError("no Orthanc on the PATH or in /usr/sbin; scripts/install-tools installs it")
     engine = find_engine() if kind in ("auto", "docker") else None
     if engine is not None:
-        command = _in_container(engine, folder.resolve())
+        command = in_container(engine, folder.resolve())
         return Orthanc(folder, node, command=command, ports=ports, start_seconds=_PULL_SECONDS)
     if kind == "docker":
         raise PacsNodeError("neither docker nor podman answers `info`; is the engine running?")
@@ -265,10 +265,10 @@ def choose(kind: PacsKind, folder: Path, node: Address, ports: tuple[int, int]) 
     return StandIn(folder, node, port=ports[1])
 
 
-def _in_container(engine: str, folder: Path) -> list[str]:
-    """Orthanc's image on the host's network, as this user, with `folder` at its own path."""
+def in_container(engine: str, folder: Path, image: str = ORTHANC_IMAGE) -> list[str]:
+    """The command of Orthanc in its image: on the host's network, as this user, `folder` at its own path."""
     mapping = ["--userns", "keep-id"] if engine == "podman" else []
     user = f"{os.getuid()}:{os.getgid()}"
     options = ["--rm", "--init", "--network", "host", *mapping, "--user", user]
     mount = ["--volume", f"{folder}:{folder}"]
-    return [engine, "run", *options, *mount, "--entrypoint", "Orthanc", ORTHANC_IMAGE]
+    return [engine, "run", *options, *mount, "--entrypoint", "Orthanc", image]

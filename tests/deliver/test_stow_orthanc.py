@@ -1,39 +1,22 @@
 """STOW-RS to a real archive: Orthanc with its DICOMweb plugin."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+from support.orthanc import MakeOrthanc
 
 from pacs_node.config import Destination
 from pacs_node.deliver import sender, stow
 from pacs_node.demo import phantom
-from pacs_node.demo.pacs import Address, Orthanc
+from pacs_node.demo.pacs import Orthanc
 from pacs_node.records import SendOutcome, Verdict
-
-PLUGIN = "libOrthancDicomWeb.so"
-FOLDERS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc", "/usr/local/share/orthanc/plugins")
 
 
 @pytest.fixture(scope="module")
-def archive(
-    tool: Callable[[str], Path],
-    missing: Callable[[object], NoReturn],
-    free_port: Callable[[], int],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Orthanc]:
+def archive(make_orthanc: MakeOrthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """A running Orthanc with DICOMweb."""
-    plugin = next((Path(folder) / PLUGIN for folder in FOLDERS if (Path(folder) / PLUGIN).exists()), None)
-    if plugin is None:
-        missing(f"{PLUGIN} for Orthanc")
-    server = Orthanc(
-        tmp_path_factory.mktemp("archive"),
-        Address("NOBODY", "127.0.0.1", 104),
-        command=[str(tool("Orthanc"))],
-        ports=(free_port(), free_port()),
-        settings={"Plugins": [str(plugin)]},
-    )
+    server = make_orthanc(tmp_path_factory.mktemp("archive"), plugins=("OrthancDicomWeb",))
     server.start()
     yield server
     server.stop()

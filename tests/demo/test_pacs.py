@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
+from support.orthanc import MakeOrthanc
 
 from pacs_node.demo import phantom
-from pacs_node.demo.pacs import Address, Orthanc, Pacs, choose, find_engine, find_orthanc
+from pacs_node.demo.pacs import Address, Orthanc, Pacs, PacsKind, choose, find_engine, find_orthanc
 from pacs_node.demo.stand_in import StandIn
 from pacs_node.dicom.header import derive_uid
 from pacs_node.errors import PacsNodeError
@@ -53,9 +54,12 @@ def pacs(
     free_port: Callable[[], int],
     tool: Callable[[str], Path],
 ) -> Iterator[Pacs]:
+    kind: PacsKind = "stand-in"
     if request.param == "orthanc":
-        tool("Orthanc")
-    server = choose(request.param, tmp_path / "pacs", node.address, (free_port(), free_port()))
+        kind = request.getfixturevalue("orthanc_kind")
+        if kind == "orthanc":
+            tool("Orthanc")
+    server = choose(kind, tmp_path / "pacs", node.address, (free_port(), free_port()))
     server.start()
     yield server
     server.stop()
@@ -131,16 +135,11 @@ def test_what_is_no_dicom_is_refused_by_name(pacs: Pacs, tmp_path: Path) -> None
 
 
 def test_orthanc_that_cannot_start_says_why(
-    tmp_path: Path, tool: Callable[[str], Path], free_port: Callable[[], int]
+    tmp_path: Path, make_orthanc: MakeOrthanc, free_port: Callable[[], int]
 ) -> None:
     taken = StandIn(tmp_path / "a", Address("X", "127.0.0.1", 9))
     taken.start()
-    broken = Orthanc(
-        tmp_path / "b",
-        Address("X", "127.0.0.1", 9),
-        command=[str(tool("Orthanc"))],
-        ports=(free_port(), taken.address.port),
-    )
+    broken = make_orthanc(tmp_path / "b", ports=(free_port(), taken.address.port))
     with pytest.raises(PacsNodeError, match="end of its log"):
         broken.start()
     broken.stop()

@@ -61,8 +61,9 @@ def left_over(folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("pacs", ["orthanc", "stand-in"])
 def test_results_of_phantoms_come_back_into_the_pacs(
-    pacs: str, model: Path, tmp_path: Path, tool: Callable[[str], Path]
+    pacs: str, model: Path, tmp_path: Path, tool: Callable[[str], Path], orthanc_kind: str
 ) -> None:
+    pacs = orthanc_kind if pacs == "orthanc" else pacs
     if pacs == "orthanc":
         tool("Orthanc")
     done = demo(model, tmp_path, "--pacs", pacs)
@@ -128,11 +129,16 @@ def test_a_node_that_cannot_start_fails_the_demo_and_leaves_nothing_running(tmp_
 
 @pytest.mark.slow
 def test_sigterm_stops_what_was_started(
-    model: Path, tmp_path: Path, wait_until: Callable[..., None], tool: Callable[[str], Path]
+    model: Path,
+    tmp_path: Path,
+    wait_until: Callable[..., None],
+    tool: Callable[[str], Path],
+    orthanc_kind: str,
 ) -> None:
-    tool("Orthanc")
+    if orthanc_kind == "orthanc":
+        tool("Orthanc")
     running = subprocess.Popen(
-        command(tmp_path / "out", "--pacs=orthanc"),
+        command(tmp_path / "out", f"--pacs={orthanc_kind}"),
         env=environment(model),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.orthanc import MakeOrthanc
 
 from pacs_node.config import load
 from pacs_node.demo import phantom
-from pacs_node.demo.pacs import FORWARD_LUA, MODALITY, ORTHANC_IMAGE, Address, Orthanc
+from pacs_node.demo.pacs import FORWARD_LUA, MODALITY, ORTHANC_IMAGE, Address
 from pacs_node.demo.stand_in import StandIn
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -122,8 +124,8 @@ def test_the_dockerfile_is_clean() -> None:
 
 
 def test_orthanc_forwards_with_the_mounted_files(
-    settings: dict[str, object],
-    tool: Callable[[str], Path],
+    settings: dict[str, Any],
+    make_orthanc: MakeOrthanc,
     free_port: Callable[[], int],
     tmp_path: Path,
     wait_until: Callable[..., None],
@@ -140,13 +142,7 @@ def test_orthanc_forwards_with_the_mounted_files(
         "RemoteAccessAllowed": False,
         "DicomModalities": {MODALITY: ["PACSNODE", "127.0.0.1", node.address.port]},
     }
-    orthanc = Orthanc(
-        tmp_path / "orthanc",
-        node.address,
-        command=[str(tool("Orthanc"))],
-        ports=(http, dicom),
-        settings={**settings, **here},
-    )
+    orthanc = make_orthanc(tmp_path / "orthanc", node.address, ports=(http, dicom), **settings | here)
     orthanc.start()
     image = phantom.dataset(31, rows=256, columns=205)
     image.save_as(tmp_path / "a.dcm", enforce_file_format=True)

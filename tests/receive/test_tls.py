@@ -13,13 +13,13 @@ import pytest
 import structlog
 from pydicom import dcmread
 from support.certificates import Authority, arguments, destination
+from support.orthanc import MakeOrthanc
 
 from pacs_node import config
 from pacs_node.config import Destination, NodeSettings, TlsSettings
 from pacs_node.deliver import dimse
 from pacs_node.deliver.echo import echo
 from pacs_node.demo import phantom
-from pacs_node.demo.pacs import Address, Orthanc
 from pacs_node.dicom import tls
 from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
@@ -232,24 +232,18 @@ def test_orthanc_in_both_directions(
     pacs: TlsSettings,
     image: Path,
     tmp_path: Path,
-    tool: Callable[[str], Path],
-    free_port: Callable[[], int],
+    make_orthanc: MakeOrthanc,
     wait_until: Callable[..., None],
 ) -> None:
     port = start()
     modality = {"AET": "PACSNODE", "Host": "127.0.0.1", "Port": port, "UseDicomTls": True}
-    server = Orthanc(
+    server = make_orthanc(
         tmp_path / "orthanc",
-        Address("PACSNODE", "127.0.0.1", port),
-        command=[str(tool("Orthanc"))],
-        ports=(free_port(), free_port()),
-        settings={
-            "DicomTlsEnabled": True,
-            "DicomTlsCertificate": str(pacs.certificate),
-            "DicomTlsPrivateKey": str(pacs.key),
-            "DicomTlsTrustedCertificates": str(pacs.ca),
-            "DicomModalities": {"node": modality},
-        },
+        DicomTlsEnabled=True,
+        DicomTlsCertificate=str(pacs.certificate),
+        DicomTlsPrivateKey=str(pacs.key),
+        DicomTlsTrustedCertificates=str(pacs.ca),
+        DicomModalities={"node": modality},
     )
     server.start()
     try:

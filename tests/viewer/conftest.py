@@ -11,11 +11,11 @@ from playwright.sync_api import BrowserContext, Page, Playwright
 from support.ohif import app, reported
 from support.ohif.page import Viewer, WaitUntil
 from support.ohif.reported import Reported
+from support.orthanc import MakeOrthanc
 
 from pacs_node import pipeline
-from pacs_node.demo.pacs import Address, Orthanc
+from pacs_node.demo.pacs import Orthanc
 
-PLUGINS = Path("/usr/share/orthanc/plugins")
 FLAGS = (
     *("--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
     *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
@@ -23,25 +23,10 @@ FLAGS = (
 
 
 @pytest.fixture(scope="session")
-def pacs(
-    tool: Callable[[str], Path],
-    missing: Callable[[object], None],
-    free_port: Callable[[], int],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Orthanc]:
+def pacs(make_orthanc: MakeOrthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """An Orthanc of its own, with its plugins, without forwarding."""
-    program = tool("Orthanc")
-    plugins = [PLUGINS / f"lib{name}.so" for name in ("OrthancDicomWeb", "OrthancWebViewer")]
-    for plugin in plugins:
-        if not plugin.exists():
-            missing(plugin.name)
-    server = Orthanc(
-        tmp_path_factory.mktemp("pacs"),
-        Address("NOBODY", "127.0.0.1", 104),
-        command=[str(program)],
-        ports=(free_port(), free_port()),
-        settings={"Plugins": [str(plugin) for plugin in plugins], "HttpCompressionEnabled": False},
-    )
+    plugins = "OrthancDicomWeb", "OrthancWebViewer"
+    server = make_orthanc(tmp_path_factory.mktemp("pacs"), plugins=plugins, HttpCompressionEnabled=False)
     server.start()
     yield server
     server.stop()
