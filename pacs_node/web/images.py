@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -11,14 +11,13 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pacs_node.dicom import anatomy
-from pacs_node.errors import InputError
+from pacs_node.dicom import anatomy, reading
+from pacs_node.errors import DecodeError, InputError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.journal.database import Database
@@ -110,12 +109,8 @@ def shown(request: Request, study: str, events: Sequence[AuditEvent]) -> list[Sh
     database: Database = request.app.state.database
     every = studies.study_instances(database, study)
     said = views.last_findings(database, every)
-    told = {
-        (event.sop_instance_uid, event.at): event.details
-        for event in events
-        if event.event in (AuditKind.ANALYZED, AuditKind.FINDING_COPIED)
-    }
-    radiographs = [one for one in every if one.state != InstanceState.SKIPPED or one.modality in _RADIOGRAPHS]
+    told = _models(events)
+    radiographs = [one for one in every if _is_radiograph(one)]
     results = source.in_order(
         ImageResult(one, _header(request, one), said[one.id].finding if one.id in said else None)
         for one in radiographs
@@ -135,11 +130,21 @@ def shown(request: Request, study: str, events: Sequence[AuditEvent]) -> list[Sh
     return sorted(images, key=lambda one: -one.said.finding.probability if one.said else 1)
 
 
+def _is_radiograph(instance: Instance) -> bool:
+    return instance.state != InstanceState.SKIPPED or instance.modality in _RADIOGRAPHS
+
+
+def _models(events: Iterable[AuditEvent]) -> dict[tuple[str | None, float], dict[str, Any]]:
+    """The audited details of each analysis by image and time: model, model_version, threshold."""
+    kinds = (AuditKind.ANALYZED, AuditKind.FINDING_COPIED)
+    return {(event.sop_instance_uid, event.at): event.details for event in events if event.event in kinds}
+
+
 def _header(request: Request, instance: Instance) -> Dataset:
     files: FileStore = request.app.state.files
     try:
-        return dcmread(files.path(instance.sha256), stop_before_pixels=True)
-    except FileNotFoundError:
+        return reading.header(files.path(instance.sha256))
+    except (FileNotFoundError, DecodeError):
         return Dataset()
 
 
@@ -156,13 +161,15 @@ def look(request: Request, study: str, within: float = 0.0) -> None:
 
 
 def one(request: Request) -> Shown:
-    """The image that a request names, which is a look at its patient. Raises HTTPException 404."""
+    """The image that a request names, a look at its patient. Raises HTTPException 404."""
     database: Database = request.app.state.database
     study, uid = request.path_params["study"], request.path_params["image"]
-    for image in shown(request, study, list(audit.events(database, study))):
-        if image.instance.sop_instance_uid == uid:
+    for instance in studies.study_instances(database, study):
+        if instance.sop_instance_uid == uid and _is_radiograph(instance):
             look(request, study, LOOK_SECONDS)
-            return image
+            last = views.last_findings(database, [instance]).get(instance.id)
+            model = _models(audit.events(database, study)).get((uid, last.at), {}) if last else {}
+            return Shown(instance, _header(request, instance), "", "", None, last, model)
     raise HTTPException(404, "This study has no such image.")
 
 

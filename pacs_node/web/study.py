@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from pacs_node.config import Settings
+from pacs_node.dicom import reading
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.journal.database import Database
@@ -183,7 +183,7 @@ def _document(request: Request, sha256: str | None) -> Dataset | None:
     """A report as it was stored; None where retention took it."""
     files: FileStore = request.app.state.files
     try:
-        return dcmread(files.path(sha256)) if sha256 else None
+        return reading.header(files.path(sha256)) if sha256 else None
     except FileNotFoundError:
         return None
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -15,6 +16,7 @@ from pydicom.uid import UID
 from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, WebBench, study
 
 from pacs_node.config import ValidationSettings
+from pacs_node.dicom import reading
 from pacs_node.journal import feedback, views
 from pacs_node.operate import validation
 from pacs_node.records import DeliveryState
@@ -105,6 +107,36 @@ def test_who_may_not_see_patients_sees_everything_else(bench: WebBench, uid: str
     for kind in ("", f"/{image}/pixels", f"/{image}/heat", f"/{image}/thumbnail"):
         assert viewer.get(f"/studies/{uid}/images{kind}").status_code == 403
     assert viewer.post(f"/studies/{uid}/labels", data=said).status_code == 403
+
+
+def test_a_broken_element_breaks_no_page(bench: WebBench) -> None:
+    image = study()[0]
+    image.add_new("SharedFunctionalGroupsSequence", "LO", "no sequence")
+    uid = bench.receive(image)
+    bench.report(0.9)
+    client = bench.client(Role.RADIOLOGIST)
+    assert "right wrist" in headline(client.get(f"/studies/{uid}").text)
+    (listed,) = client.get(f"/studies/{uid}/images").json()
+    assert client.get(listed["pixels"]).status_code == 200
+
+
+def test_a_request_reads_each_header_once(bench: WebBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = bench.receive(*study())
+    bench.report(0.1, 0.2)
+    images_read: list[Path] = []
+    read = reading.header
+
+    def counted(path: Path) -> FileDataset:
+        images_read.append(path)
+        return read(path)
+
+    client = bench.client(Role.RADIOLOGIST)
+    (listed, _) = client.get(f"/studies/{uid}/images").json()
+    monkeypatch.setattr(reading, "header", counted)
+    for address, count in ((f"/studies/{uid}/images", 2), (listed["pixels"], 1), (listed["thumbnail"], 1)):
+        images_read.clear()
+        assert client.get(address).status_code == 200
+        assert len(images_read) == count, address
 
 
 def test_a_report_s_text_names_no_patient(bench: WebBench, uid: str) -> None:
