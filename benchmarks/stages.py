@@ -28,7 +28,7 @@ from rich.table import Table
 
 from pacs_node.analyze import decode, package, pixels, regions
 from pacs_node.analyze.classifier import Classifier
-from pacs_node.cli.context import configure_log
+from pacs_node.cli.log import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import dimse
 from pacs_node.demo.pacs import Address, OrthancRest

@@ -100,7 +100,7 @@ def test_every_help_has_an_example_and_the_exit_codes(path: tuple[str, ...]) -> 
 def test_whatever_prints_a_table_prints_json_too(path: tuple[str, ...]) -> None:
     command = COMMANDS[path]
     source = inspect.getsource(inspect.unwrap(command.callback))
-    if "print_table(" in source or ".show(console)" in source:
+    if "Table(" in source or ".show(console)" in source:
         assert any("--json" in option.opts for option in command.params)
 
 
@@ -152,7 +152,7 @@ def test_no_color_is_respected(tmp_path: Path) -> None:
     _, plain = on_a_terminal(tmp_path, command, NO_COLOR="1")
     assert "Usage" in plain
     assert not color.search(plain)
-    logging = "import pathlib, structlog; from pacs_node.cli.context import configure_log\n"
+    logging = "import pathlib, structlog; from pacs_node.cli.log import configure_log\n"
     logging += "from pacs_node.config import Settings; configure_log(Settings(), 'worker')\n"
     logging += "structlog.get_logger().error('told')"
     assert color.search(on_a_terminal(tmp_path, [sys.executable, "-c", logging])[1])
@@ -170,6 +170,16 @@ def test_what_takes_long_shows_how_far_it_is_on_a_terminal_alone(tmp_path: Path)
     assert "100%" in shown
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("0 1 2 3 4 5 6 7 8\n", "")
+
+
+def test_a_progress_bar_leaves_the_output_in_its_file(tmp_path: Path) -> None:
+    """Standard error is a terminal, standard output a file, as in `audit export > audit.jsonl`."""
+    script = "import sys; from pacs_node.cli import context; context.PROGRESS_SECONDS = 0\n"
+    script += "sys.stdout = open('out', 'w')\n"
+    script += "for number in context.progress(range(9), 'exporting', 9): print(number)"
+    _, shown = on_a_terminal(tmp_path, [sys.executable, "-c", script])
+    assert "exporting" in shown
+    assert (tmp_path / "out").read_text().split() == [*"012345678"]
 
 
 def test_init_asks_on_a_terminal_until_an_answer_can_be(tmp_path: Path) -> None:
@@ -244,11 +254,12 @@ path = {json.dumps(str(load(None).model.path))}
     assert told["explained"][1:7] == [
         "listens: as PACSNODE or OLD on 0.0.0.0:11112",
         "may send: VNA from 10.0.0.0/8; its results go to vna",
-        "analyzes: CR and DX images of HAND and FOOT of studies of the last 7 days; keeps and skips"
-        " everything else",
-        "reports: a study 40 s after its last image, or 10 s after it once all that the PACS has are here",
-        "sends: SR of POSITIVE studies to vna, VNA at 10.0.0.9:104, at most 5 times; delivered is what it"
-        " commits to keep",
+        "analyzes: CR and DX images of HAND and FOOT of studies of the last 7 days; stores and skips"
+        " all others",
+        "reports: a study 40 s after its last image, or 10 s after it once all images that the PACS has have"
+        " arrived",
+        "sends: SR of POSITIVE studies to vna, VNA at 10.0.0.9:104, at most 5 attempts; they count as"
+        " delivered once it commits to keep them",
         f"keeps: studies until 30 days after their delivery, in {tmp_path}/storage; receives nothing below"
         " 1 GB free",
     ]
@@ -258,7 +269,7 @@ def test_migrate_says_from_where_to_where(tmp_path: Path) -> None:
     made = json.loads(run(tmp_path, "db", "migrate", "--json").stdout)
     assert made["from"] is None
     again = run(tmp_path, "db", "migrate")
-    assert again.stdout.endswith(f"at {made['to']} already\n")
+    assert again.stdout.endswith(f": already at {made['to']}\n")
 
 
 def test_the_audit_log_is_verified_as_json(tmp_path: Path) -> None:

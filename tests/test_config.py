@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pacs_node import config
-from pacs_node.cli.configure import document
+from pacs_node.cli.explain import document
 from pacs_node.errors import ConfigError
 
 

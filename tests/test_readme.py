@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from pacs_node.cli import app
-from pacs_node.cli.configure import table
+from pacs_node.cli.explain import table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 DOCS = README.parent / "docs"

@@ -1,4 +1,4 @@
-"""The command line: one file for each family of verbs; heavy imports stay inside the bodies."""
+"""The command line: one module for each family of commands."""
 
 from __future__ import annotations
 
@@ -9,97 +9,79 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
-from rich.console import Console
 
 from pacs_node import __version__
-from pacs_node.cli import (
-    analyze,
-    configure,
-    database,
-    demo,
-    doctor,
-    evaluate,
-    feedback,
-    inspect,
-    outbox,
-    reconcile,
-    serve,
-    train,
-    users,
-)
-from pacs_node.cli.context import Context
+from pacs_node.cli import administer, configure, inspect, labels, local, models, outbox, serve
+from pacs_node.cli.context import Invocation, config_path
 from pacs_node.errors import ConfigError, ModelError, PacsNodeError
 
 EXIT_CODES = "Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration."
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "serve": serve.serve,
+    "demo": local.demo,
+    "analyze": local.analyze,
+    "doctor": administer.doctor,
+    "status": inspect.status,
+    "studies": inspect.studies,
+    "show": inspect.show,
+    "retry": outbox.retry,
+    "quarantine": outbox.quarantine,
+    "send": outbox.send,
+    "reconcile": outbox.reconcile,
+    "validate": labels.validate,
+    "train": models.train,
+    "evaluate": models.evaluate,
+    "models": models.list_models,
+}
+ROLES: dict[str, Callable[..., None]] = {
+    "receive": serve.receive,
+    "worker": serve.worker,
+    "deliver": serve.deliver,
+    "housekeep": serve.housekeep,
+    "web": serve.web,
+}
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "users": (
+        "Accounts for the web pages.",
+        {"set": administer.set_user, "list": administer.list_users, "remove": administer.remove_user},
+    ),
+    "config": (
+        "Write, check and show the configuration.",
+        {"init": configure.init, "check": configure.check, "show": configure.show},
+    ),
+    "db": ("The journal's database.", {"migrate": administer.migrate}),
+    "audit": ("Verify and export the audit log.", {"verify": inspect.verify, "export": inspect.export}),
+    "feedback": (
+        "Import, list and export labels.",
+        {"import": labels.import_labels, "list": labels.list_labels, "export": labels.export_labels},
+    ),
+}
 
 app = typer.Typer(
     name="pacs-node",
     help=f"A DICOM node that reads X-rays for fractures and answers in the PACS. {EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
-db = typer.Typer(help="The journal's database.", no_args_is_help=True)
-audit = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
-labels = typer.Typer(help="Labels that come back: record, list and export them.", no_args_is_help=True)
-accounts = typer.Typer(help="Who may log in to the web page.", no_args_is_help=True)
-
-VERBS: tuple[Callable[..., None], ...] = (
-    serve.serve,
-    demo.demo,
-    analyze.analyze,
-    doctor.doctor,
-    inspect.status,
-    inspect.studies,
-    inspect.show,
-    outbox.retry,
-    outbox.quarantine,
-    outbox.send,
-    reconcile.reconcile,
-    feedback.validate,
-    train.train,
-    evaluate.evaluate,
-    train.models,
-)
-ROLES: tuple[Callable[..., None], ...] = (
-    serve.receive,
-    serve.worker,
-    serve.deliver,
-    serve.housekeep,
-    serve.web,
-)
-CONFIG: tuple[Callable[..., None], ...] = (configure.init, configure.check, configure.show)
-AUDIT: tuple[Callable[..., None], ...] = (inspect.verify, inspect.export)
-FEEDBACK: tuple[Callable[..., None], ...] = (feedback.import_, feedback.list_, feedback.export)
-USERS: tuple[Callable[..., None], ...] = (users.set_, users.list_, users.remove)
-
-for verb in VERBS:
-    app.command(epilog=EXIT_CODES)(verb)
-for verb in ROLES:
-    example = f"Example: pacs-node --config /etc/pacs-node/config.toml {verb.__name__}"
-    app.command(epilog=f"{example}. {EXIT_CODES}", rich_help_panel="Roles (serve starts them)")(verb)
-for verb in CONFIG:
-    config.command(epilog=EXIT_CODES)(verb)
-db.command(epilog=EXIT_CODES)(database.migrate)
-for verb in AUDIT:
-    audit.command(epilog=EXIT_CODES)(verb)
-for verb in FEEDBACK:
-    labels.command(verb.__name__.rstrip("_"), epilog=EXIT_CODES)(verb)
-for verb in USERS:
-    accounts.command(verb.__name__.rstrip("_"), epilog=EXIT_CODES)(verb)
-app.add_typer(accounts, name="users")
-app.add_typer(config, name="config")
-app.add_typer(db, name="db")
-app.add_typer(audit, name="audit")
-app.add_typer(labels, name="feedback")
+for name, command in COMMANDS.items():
+    app.command(name, epilog=EXIT_CODES)(command)
+for name, command in ROLES.items():
+    epilog = f"Example: pacs-node --config /etc/pacs-node/config.toml {name}. {EXIT_CODES}"
+    app.command(name, epilog=epilog, rich_help_panel="Roles (serve starts them)")(command)
+for name, (description, commands) in GROUPS.items():
+    group = typer.Typer(help=description, no_args_is_help=True)
+    app.add_typer(group, name=name)
+    for subname, command in commands.items():
+        group.command(subname, epilog=EXIT_CODES)(command)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"pacs-node {__version__}")
+        typer.echo(f"pacs-node {__version__}")
         raise typer.Exit
 
 
@@ -107,7 +89,7 @@ def _print_version(wanted: bool) -> None:
 def root(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Configuration file; without it ./config.toml if there is one.")
+        Path | None, typer.Option(help="Configuration file; default: ./config.toml if it exists.")
     ] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
     version: Annotated[
@@ -115,21 +97,21 @@ def root(
     ] = False,
 ) -> None:
     """Runs before every command."""
-    default = Path("config.toml")
-    context.obj = Context(
-        config or (default if default.is_file() else None), debug, context.invoked_subcommand or ""
-    )
+    context.obj = Invocation(config_path(config), debug, context.invoked_subcommand or "")
 
 
 def main() -> None:
     """Run the command line; an error is one line on standard error, with a traceback only for --debug."""
+    if sys.stdout.isatty():
+        # Boxes and colours for people; Rich takes longer to load than all the rest that help needs.
+        app.rich_markup_mode = "rich"
     try:
         try:
             app()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads us, such as `head`, has seen enough; the interpreter would complain at its end.
+        # The reader, such as `head`, has seen enough; the interpreter would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -137,20 +119,21 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        _tell(error)
+        _report(error)
         sys.exit(2 if isinstance(error, ConfigError | ModelError) else 1)
 
 
-def _tell(error: Exception) -> None:
-    """Ours with its words, any other by its kind and place, since it may quote the data; roles log it."""
-    is_ours = isinstance(error, PacsNodeError)
-    if "--supervised" in sys.argv and structlog.is_configured():
-        log = structlog.get_logger(__name__)
-        log.error("role_failed", error=str(error)) if is_ours else log.exception("role_failed")
-        return
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "pacs_node" in frame.filename]
-    place = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else ""
+def _report(error: Exception) -> None:
+    """Print this program's errors; of others only type and place, since their messages may quote data."""
+    expected = isinstance(error, PacsNodeError)
+    if "--supervised" in sys.argv:
+        import structlog
+
+        if structlog.is_configured():
+            log = structlog.get_logger(__name__)
+            log.error("role_failed", error=str(error)) if expected else log.exception("role_failed")
+            return
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "pacs_node" in frame.filename]
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     unexpected = f"unexpected {type(error).__name__}{place}; `pacs-node --debug ...` shows where it came from"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"error: {error if is_ours else unexpected}", markup=False
-    )
+    typer.echo(f"error: {error if expected else unexpected}", err=True)

@@ -1,30 +1,37 @@
-"""What goes out: retry, quarantine, send."""
+"""Commands about deliveries: `retry`, `quarantine`, `send` and `reconcile`."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from pacs_node.cli import complete
-from pacs_node.cli.context import of, print_json, print_table, progress, who
+from pacs_node.cli.context import (
+    JsonOption,
+    StudyArgument,
+    Table,
+    complete_destination,
+    emit,
+    files_in,
+    invocation,
+    progress,
+    user_name,
+)
 from pacs_node.errors import ConfigError, PacsNodeError
 
 if TYPE_CHECKING:
     from pacs_node.journal.database import Database
     from pacs_node.records import SendOutcome
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 def retry(
     context: typer.Context,
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="Study Instance UID.", autocompletion=complete.studies)
-    ],
+    study: StudyArgument,
     new: Annotated[
         bool,
         typer.Option("--new", help="Report it again in new objects with new UIDs, as an amended report."),
@@ -32,15 +39,15 @@ def retry(
 ) -> None:
     """Try a study's failed images, its failed report and its undelivered results again, at once.
 
-    With --new, for a PACS that holds another object under a UID of ours: it keeps the first that it gets.
+    Use --new if the PACS holds another object under the UID of a result: it keeps the first that it received.
 
     Example: pacs-node retry 1.2.840.113619.2.5.1 --new
     """
     from pacs_node.journal.studies import retry_study
 
-    if not retry_study(of(context).database(), study, who(), new):
+    if not retry_study(invocation(context).database, study, user_name(), new):
         raise PacsNodeError(f"{study}: no such study was received; `pacs-node studies` lists them")
-    Console(highlight=False, markup=False).print(f"study {study} will be tried again")
+    typer.echo(f"study {study} will be tried again")
 
 
 def quarantine(
@@ -49,55 +56,46 @@ def quarantine(
         str | None, typer.Option(metavar="WHICH", help="Try deliveries again: an id, a destination, or all.")
     ] = None,
     discard: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="Give deliveries up: an id, a destination, or all.")
+        str | None, typer.Option(metavar="WHICH", help="Discard deliveries: an id, a destination, or all.")
     ] = None,
     reason: Annotated[
-        str, typer.Option(help="Why they are given up, for the audit log; nothing about the patient.")
+        str, typer.Option(help="Why they are discarded, for the audit log; nothing about the patient.")
     ] = "",
-    json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List what does not get on by itself, with the reason; try it again or give it up.
+    """List stuck deliveries, images and studies with the reason; retry or discard deliveries.
 
-    Deliveries: QUARANTINED (refused for good, or given up), STALLED (tried ten times in vain, and still
-    tried), NO DESTINATION (no longer configured). Images and studies: FAILED; `retry STUDY` tries those.
+    Deliveries: QUARANTINED (refused, or all attempts used up), STALLED (at least ten failed attempts,
+    continuing), NO DESTINATION (no longer configured). Images and studies: FAILED; `retry STUDY` tries these.
 
     Example: pacs-node quarantine --discard 12 --reason "the PACS has it"
     """
     from pacs_node.journal import deliveries, views
 
     if (retry and discard) or bool(discard) != bool(reason):
-        raise ConfigError("quarantine: --retry WHICH, or --discard WHICH with --reason TEXT")
-    database = of(context).database()
-    names = [destination.name for destination in of(context).settings().destinations]
-    which = retry or discard
-    if which:
-        changed = (
-            deliveries.retry(database, names, which, who())
-            if retry
-            else deliveries.discard(database, names, which, who(), reason)
-        )
+        raise ConfigError("quarantine: use either --retry WHICH, or --discard WHICH with --reason TEXT")
+    database = invocation(context).database
+    names = [destination.name for destination in invocation(context).settings.destinations]
+    if which := retry or discard:
+        if retry:
+            changed = deliveries.retry(database, names, which, user_name())
+        else:
+            changed = deliveries.discard(database, names, which, user_name(), reason)
         if not changed:
             raise PacsNodeError(f"{which}: no such delivery is listed by `pacs-node quarantine`")
-        done = "will be tried again" if retry else "given up"
-        Console(highlight=False, markup=False).print(f"{changed} deliveries {done}")
+        typer.echo(f"{changed} deliveries {'will be tried again' if retry else 'discarded'}")
         return
     rows = views.stuck(database, names)
-    if json:
-        print_json(rows)
-        return
-    columns = {
-        "id": "id",
-        "trouble": "trouble",
-        "destination": "destination",
-        "study_instance_uid": "study",
-        "reason": "reason",
-        "attempts": "attempts",
-        "since_at": "since",
-    }
-    for row in rows:
-        row["trouble"] = f"{row['trouble']} {row['role'] or row['what']}"
-        row["reason"] = f"{_status(row['last_status'])} {row['reason']}".strip()
-    print_table(rows, columns, "nothing needs attention")
+    columns = ("id", "trouble", "destination", "study_instance_uid", "reason", "attempts", "since_at")
+    table = [
+        row
+        | {
+            "trouble": f"{row['trouble']} {row['role'] or row['what']}",
+            "reason": f"{_hexadecimal(row['last_status'])} {row['reason']}".strip(),
+        }
+        for row in rows
+    ]
+    emit(rows, as_json, Table(table, columns, "nothing needs attention"))
 
 
 def send(
@@ -110,43 +108,36 @@ def send(
         typer.Option(
             metavar="DESTINATION",
             help="Name of a configured destination.",
-            autocompletion=complete.destinations,
+            autocompletion=complete_destination,
         ),
     ],
-    json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Send DICOM files as they are to a destination; fails where one was not taken.
+    """Send DICOM files unchanged to a destination; fails unless it accepts all of them.
 
-    Where there is a journal, its audit log says who sent what.
+    If there is a journal, its audit log records who sent what.
 
     Example: pacs-node send results/*.dcm --to pacs
     """
     from pacs_node.deliver import sender
-    from pacs_node.journal.database import Database
     from pacs_node.records import DeliveryState
 
-    settings = of(context).settings()
-    destination = next((one for one in settings.destinations if one.name == to), None)
-    if destination is None:
-        names = ", ".join(one.name for one in settings.destinations) or "none"
-        raise ConfigError(f"--to {to}: no such destination; configured: {names}")
-    files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))})
-    files = [file for file in files if file.is_file()]
-    database = of(context).database() if Database(settings.database_url).exists else None
-    rows: list[dict[str, Any]] = []
+    settings = invocation(context).settings
+    destination = invocation(context).destination("--to", to)
+    database = invocation(context).database if invocation(context).has_journal else None
+    files = files_in(paths)
+    rows = []
     with closing(sender.send_files(destination, settings.node.ae_title, files)) as answers:
         for path, outcome in progress(answers, f"sending to {to}", len(files)):
             sent = sender.judge(outcome, 1) == DeliveryState.SENT
-            told = {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
-            rows.append(told)
+            rows.append(
+                {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
+            )
             if database and outcome.comment != sender.NOT_DICOM:
                 _audit(database, path, to, outcome)
-    if json:
-        print_json(rows)
-    else:
-        columns = {"path": "file", "sent": "sent", "status": "status", "comment": "answer"}
-        shown = [row | {"status": _status(row["status"])} for row in rows]
-        print_table(shown, columns, "no file there")
+    table = [row | {"status": _hexadecimal(row["status"])} for row in rows]
+    columns = ("path", "sent", "status", "comment")
+    emit(rows, as_json, Table(table, columns, "no files"))
     if not rows or not all(row["sent"] for row in rows):
         raise typer.Exit(1)
 
@@ -157,10 +148,77 @@ def _audit(database: Database, path: Path, destination: str, outcome: SendOutcom
     from pacs_node.records import AuditKind
 
     header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
-    uids = (str(header.get("StudyInstanceUID", "")), str(header.get("SOPInstanceUID", "")))
-    told = {"destination": destination, "status": outcome.status, "comment": outcome.comment, "who": who()}
-    database.audit(AuditKind.SENT_BY_HAND, *uids, **told)
+    database.audit(
+        AuditKind.SENT_BY_HAND,
+        str(header.get("StudyInstanceUID", "")),
+        str(header.get("SOPInstanceUID", "")),
+        destination=destination,
+        status=outcome.status,
+        comment=outcome.comment,
+        who=user_name(),
+    )
 
 
-def _status(status: int | None) -> str:
-    return "" if status is None else f"0x{status:04X}"
+def _hexadecimal(status: object) -> str:
+    return f"0x{status:04X}" if isinstance(status, int) else ""
+
+
+def reconcile(
+    context: typer.Context,
+    days: Annotated[int, typer.Option(min=0, help="Number of days before today, which is included.")] = 1,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day, instead of --days.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day, instead of today.")
+    ] = None,
+    destination: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Ask only this destination; default: all with a query AE.",
+            autocompletion=complete_destination,
+        ),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Send missing results again and request missing images.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the PACS for every study of some days and list what is missing on either side.
+
+    Lists X-rays that the PACS has and the node never received, results that the PACS does not have, and
+    failed or quarantined objects. Fails if something is missing and not fixed. To send missing images, the
+    PACS must know the node's AE title and address.
+
+    Example: pacs-node reconcile --days 7 --fix
+    """
+    from pacs_node.operate.reconcile import reconcile as compare
+
+    settings = invocation(context).settings
+    last = until.date() if until else datetime.now().astimezone().date()
+    first = since.date() if since else last - timedelta(days=days)
+    if first > last:
+        raise ConfigError(f"--since {first} is after --until {last}")
+    candidates = settings.destinations
+    if destination is not None:
+        candidates = (invocation(context).destination("--destination", destination),)
+    queried = [candidate for candidate in candidates if candidate.query_address]
+    if not queried:
+        raise ConfigError("--destination: no destination with an AE to query is configured")
+    gaps = compare(
+        settings,
+        invocation(context).database,
+        queried,
+        first,
+        last,
+        user_name(),
+        fix,
+        partial(progress, label="asking for studies"),
+    )
+    columns = ("missing", "destination", "study_instance_uid", "sop_instance_uid", "detail", "fixed")
+    rows = [asdict(gap) for gap in gaps]
+    emit(rows, as_json, Table(rows, columns, f"nothing is missing from {first} to {last}"))
+    if not all(gap.fixed for gap in gaps):
+        typer.echo(f"{sum(not gap.fixed for gap in gaps)} not fixed", err=True)
+        raise typer.Exit(1)

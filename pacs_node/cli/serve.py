@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import threading
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from pacs_node.cli.context import of
-from pacs_node.config import Settings
+from pacs_node.cli.context import invocation
 from pacs_node.errors import ConfigError
 
-Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="End when standard input ends.")]
+if TYPE_CHECKING:
+    import threading
+
+    from pacs_node.config import Settings
+
+SupervisedOption = Annotated[
+    bool, typer.Option("--supervised", hidden=True, help="Stop when standard input is closed.")
+]
 
 
 def serve(context: typer.Context) -> None:
-    """Run the node: all its roles, each a process of its own, until SIGTERM or Ctrl-C.
+    """Run the node: each role in a process of its own, until SIGTERM or Ctrl-C.
 
     Example: pacs-node --config /etc/pacs-node/config.toml serve
     """
@@ -27,21 +31,21 @@ def serve(context: typer.Context) -> None:
     from pacs_node.roles.lifecycle import stop_on_signals
     from pacs_node.roles.supervisor import supervise
 
-    settings = of(context).settings()
+    settings = invocation(context).settings
     open_database(settings.database_url).close()
     roles = ["receive", *["worker"] * settings.node.workers, "deliver", "housekeep"]
     roles += ["web"] if settings.web.enabled else []
-    raise typer.Exit(supervise(of(context).config, roles, stop_on_signals(supervised=False)))
+    raise typer.Exit(supervise(invocation(context).config, roles, stop_on_signals(supervised=False)))
 
 
-def receive(context: typer.Context, supervised: Supervised = False) -> None:
+def receive(context: typer.Context, supervised: SupervisedOption = False) -> None:
     """Receive objects: the storage SCP and the intake."""
     from pacs_node.roles import receive as role
 
     _run(context, supervised, role.run)
 
 
-def worker(context: typer.Context, supervised: Supervised = False) -> None:
+def worker(context: typer.Context, supervised: SupervisedOption = False) -> None:
     """Analyze images and report studies."""
     # Read when torch is loaded: threads that wait for each other must not spin while other processes work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -50,7 +54,7 @@ def worker(context: typer.Context, supervised: Supervised = False) -> None:
     _run(context, supervised, lambda settings, stop: role.run(settings, stop, role.served_classifier))
 
 
-def deliver(context: typer.Context, supervised: Supervised = False) -> None:
+def deliver(context: typer.Context, supervised: SupervisedOption = False) -> None:
     """Send results to their destinations."""
     from pacs_node.roles import deliver as role
 
@@ -60,11 +64,11 @@ def deliver(context: typer.Context, supervised: Supervised = False) -> None:
 def housekeep(
     context: typer.Context,
     run: Annotated[
-        str, typer.Option(metavar="JOB", help="Do one job of the schedule now and end, such as backup.")
+        str, typer.Option(metavar="JOB", help="Run one job of the schedule now, such as backup, and exit.")
     ] = "",
-    supervised: Supervised = False,
+    supervised: SupervisedOption = False,
 ) -> None:
-    """Do what the configuration's schedule says; of several such processes, one does it.
+    """Run the scheduled jobs; of several such processes, only one is active.
 
     Example: pacs-node housekeep --run backup
     """
@@ -75,24 +79,24 @@ def housekeep(
         return
     from pacs_node.operate import housekeeping
 
-    database = of(context).database()
-    jobs = role.calendar_jobs(of(context).settings(), database)
+    settings, database = invocation(context).settings, invocation(context).database
+    jobs = role.calendar_jobs(settings, database)
     if run not in jobs:
         raise ConfigError(f"--run {run}: no such job; the jobs are {', '.join(jobs)}")
     for key, value in housekeeping.run(database, run, jobs[run]).items():
-        Console(highlight=False, markup=False).print(f"{key}: {value}")
+        typer.echo(f"{key}: {value}")
 
 
-def web(context: typer.Context, supervised: Supervised = False) -> None:
-    """Serve the web page, /metrics and /health."""
+def web(context: typer.Context, supervised: SupervisedOption = False) -> None:
+    """Serve the web pages, /metrics and /health."""
     from pacs_node.roles import web as role
 
-    _run(context, supervised, lambda settings, stop: role.run(settings, stop, of(context).config))
+    _run(context, supervised, lambda settings, stop: role.run(settings, stop, invocation(context).config))
 
 
 def _run(context: typer.Context, supervised: bool, role: Callable[[Settings, threading.Event], None]) -> None:
     from pacs_node.roles import lifecycle
 
     faulthandler.enable()
-    settings = of(context).settings()
+    settings = invocation(context).settings
     role(settings, lifecycle.stop_on_signals(supervised))

@@ -187,7 +187,7 @@ def test_labels_that_contradict_the_node_raise_the_alarm(tmp_path: Path) -> None
     imported = run(tmp_path, "feedback", "import", "labels.csv", "--by", "Dr. Li")
     assert imported.returncode == 0, imported.stderr
     assert "line 6: 1.2.3 was never received" in imported.stdout
-    assert "4 added, 0 known before, 1 never received" in imported.stdout
+    assert "4 added, 0 already known, 1 never received" in imported.stdout
     again = json.loads(run(tmp_path, "feedback", "import", "labels.csv", "--by", "Dr. Li", "--json").stdout)
     assert (again["added"], again["known"], again["unknown"]) == (0, 4, 1)
     validated = run(tmp_path, "validate")

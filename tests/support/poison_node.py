@@ -14,7 +14,7 @@ from typing import Any
 from pydicom import dcmread
 
 from pacs_node.analyze import decode
-from pacs_node.cli.context import configure_log
+from pacs_node.cli.log import configure_log
 from pacs_node.config import load
 from pacs_node.journal import processes, queue
 from pacs_node.roles import lifecycle, worker

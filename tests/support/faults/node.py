@@ -25,7 +25,7 @@ from pynetdicom.association import Association
 from sqlalchemy.engine.default import DefaultDialect
 
 from pacs_node import files, pipeline
-from pacs_node.cli.context import configure_log
+from pacs_node.cli.log import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import sender
 from pacs_node.journal import deliveries, instances, processes, queue, studies

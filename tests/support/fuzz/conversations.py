@@ -89,7 +89,7 @@ def echo_and_store(port: int) -> bool:
 
 def main() -> None:
     """Receive until SIGTERM."""
-    from pacs_node.cli.context import configure_log
+    from pacs_node.cli.log import configure_log
     from pacs_node.config import Settings
     from pacs_node.receive import scp
     from pacs_node.roles import receive

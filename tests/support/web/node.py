@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pacs_node.cli.context import configure_log
+from pacs_node.cli.log import configure_log
 from pacs_node.config import load
 from pacs_node.journal.database import open_database
 from pacs_node.roles import lifecycle, supervisor, worker

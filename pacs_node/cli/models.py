@@ -1,0 +1,200 @@
+"""Commands about model packages: `train`, `evaluate` and `models`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pacs_node import __file__ as package_file
+from pacs_node.cli.context import JsonOption, Table, console, emit, working
+from pacs_node.errors import InputError
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Data set: a table, a folder per class, or DICOM."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the new model package, whose name becomes its id; not with --check."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Settings of the run (TOML); default: the built-in."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels of a folder of DICOM (CSV).")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder for the run's log and checkpoints.")] = Path("runs"),
+    positive: Annotated[
+        str | None, typer.Option(help="Folder or label of the positive class, if it has another name.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only examine the data set.")] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Leave out of train what val or test have too, and continue.")
+    ] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train although images are in several splits.")
+    ] = False,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(help="Another run whose best weights join the package; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: print the result as JSON.")] = False,
+    publish_only: Annotated[
+        bool, typer.Option("--publish-only", help="Do not train; publish the run's best weights.")
+    ] = False,
+) -> None:
+    """Examine a data set, train a model on it, and write its package with card and figures.
+
+    An interrupted run continues when the same command is given again. The test split is evaluated once, at
+    the end; nothing is chosen by it.
+
+    Example: pacs-node train --data fracatlas --recipe recipe.toml --out models/my-model
+    """
+    if not (out or check):
+        raise typer.BadParameter("--out is needed, except with --check")
+    from pacs_node.analyze import package
+    from pacs_node.analyze.classifier import Classifier
+    from pacs_node.training import card, dataset, doctor, evaluate, publish
+    from pacs_node.training import recipe as recipes
+    from pacs_node.training.train import train as run_training
+
+    terminal = console(stderr=as_json)
+    out = out or Path()
+    chosen = recipes.load(recipe)
+    samples = dataset.load(data, labels=labels, positive=positive)
+    if check or not publish_only:
+        report = doctor.examine(samples, terminal)
+        report.show(terminal)
+        if as_json:
+            emit(report.as_dict(), as_json)
+        if check:
+            raise typer.Exit(1 if report.leaks else 0)
+        if report.leaks and not (mend or allow_leaks):
+            raise InputError(
+                f"{data}: {len(report.leaks)} leaks between splits or labels (see above) would make every "
+                "figure too good; correct the split, or use --mend or --allow-leaks"
+            )
+        samples = report.mended() if mend else samples
+        run_training(samples, chosen, runs / out.name, terminal)
+    manifest = publish.publish(samples, [runs / name for name in (out.name, *(ensemble or ()))], out, chosen)
+    if recipe is not None:
+        shutil.copyfile(recipe, out / "recipe.toml")
+    classifier = Classifier(package.load(out))
+    evaluations = [
+        evaluate.evaluate(
+            classifier, [sample for sample in samples if sample.split == split], split, terminal
+        )
+        for split in ("val", "test")
+    ]
+    card.write(out, manifest, evaluations)
+    for evaluation in evaluations:
+        terminal.print(f"{evaluation.metrics.name}: AUC {evaluation.metrics.auc}")
+    terminal.print(f"wrote {out}")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the model package.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(exists=True, file_okay=False, help="Data set; may be repeated.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val, test or all; may be repeated. Default: test.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels of a folder of DICOM files.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html, figures and tables.")] = None,
+    robustness: Annotated[
+        int, typer.Option(min=0, help="Number of random images that are also tested with disturbances.")
+    ] = 100,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the package's metrics.json, figures and CARD.md.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+) -> None:
+    """Measure a model on labelled images; several data sets or splits stand side by side.
+
+    With --card and no data, the card is made again from the package's metrics.json.
+
+    Example: pacs-node evaluate --model models/m --data fracatlas --split test --out evaluation
+    """
+    if not data and not card:
+        raise typer.BadParameter("nothing to do without --data or --card")
+    from pacs_node.analyze import package
+    from pacs_node.analyze.classifier import Classifier
+    from pacs_node.training import card as cards
+    from pacs_node.training import dataset, metrics, page
+    from pacs_node.training.evaluate import evaluate as measure
+    from pacs_node.training.evaluate import examples
+
+    loaded = package.load(model)
+    if not data:
+        cards.renew(model, loaded.manifest)
+        return
+    classifier = Classifier(loaded)
+    pairs = [(folder, part) for folder in data for part in split or ["test"]]
+    sets = {
+        f"{folder.resolve().name} {part}" if len(data) > 1 else part: (folder, part) for folder, part in pairs
+    }
+    if len(sets) < len(pairs):
+        raise typer.BadParameter(f"two data sets have the same name: {', '.join(sets)}")
+    evaluations = []
+    for name, (folder, part) in sets.items():
+        samples = dataset.load(folder, None if part == "all" else part, labels)
+        evaluations.append(measure(classifier, samples, name, console(stderr=True), robustness))
+    measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
+    if out:
+        shown = [examples(classifier, evaluation) for evaluation in evaluations]
+        page.write(out, classifier.identity, evaluations, shown)
+    if card:
+        cards.write(model, loaded.manifest, evaluations)
+    if as_json:
+        typer.echo(metrics.to_json(measured), nl=False)
+        return
+    rows = [
+        {"": name, **dict(zip(measured, cells, strict=True))}
+        for name, cells in metrics.summary(measured).items()
+    ]
+    emit(None, False, Table(rows, ("", *measured), ""))
+
+
+def list_models(
+    folder: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of model packages.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the model packages that can be served.
+
+    Example: pacs-node models
+    """
+    with working("reading the packages"):
+        from pacs_node.analyze import package
+
+    installed = Path(package_file).parent / "models"
+    folder = folder or (installed if installed.is_dir() else installed.parents[1] / "models")
+    rows = []
+    for path in sorted(path.parent for path in folder.glob(f"*/{package.MANIFEST}")):
+        manifest = package.load(path).manifest
+        measured = path / "metrics.json"
+        metrics = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else {}
+        rows.append(
+            {
+                "id": manifest.id,
+                "name": manifest.name,
+                "version": manifest.version,
+                "architecture": manifest.architecture,
+                "threshold": manifest.threshold,
+                "test_auc": metrics.get("test", {}).get("auc", {}).get("value"),
+                "path": str(path),
+            }
+        )
+    columns = ("id", "name", "version", "threshold", "test_auc", "path")
+    emit(rows, as_json, Table(rows, columns, f"no model package in {folder}"))
