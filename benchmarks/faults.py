@@ -1,7 +1,7 @@
 """The fault harness at length: a thousand kills, and stalls, then look for what was lost.
 
 Every round starts an empty node with a seed of its own, kills, lets it come to rest and checks the promise;
-see tests/fault_run.py. A violation ends the run with code 1 and names the seed: `--seed THAT --rounds 1`.
+see tests/support/faults/run.py. A violation ends the run with code 1 and names the seed: `--seed THAT --rounds 1`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.faults.node import POINTS
+from support.faults.doomed_role import POINTS
+from support.faults.invariants import Figures
 from support.faults.run import run
-from support.faults.verdict import Figures
 
 
 def main(

@@ -77,7 +77,7 @@ class Child:
         shutil.rmtree(self._folder / "work", ignore_errors=True)
         with (self._folder / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "support.fuzz.bench", str(self._folder / "work"), self._seed],
+                [sys.executable, "-m", "support.fuzz.fuzz_bench", str(self._folder / "work"), self._seed],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -33,11 +33,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.faults.doom import Doom, Processes
+from support.faults.invariants import Figures
+from support.faults.killer import Doom, Processes
 from support.faults.pacs import ScriptedPacs
 from support.faults.run import come_to_rest, free_port, write_config
 from support.faults.senders import Senders
-from support.faults.verdict import Figures
 
 from pacs_node.config import load
 from pacs_node.journal.database import open_database

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import support.onnx_packages as made
 import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from safetensors.torch import save_file
-from support import validators
+from support import model_packages, validators
 
 from pacs_node.analyze import package
 from pacs_node.analyze.architectures import ARCHITECTURES
@@ -29,11 +28,13 @@ def _programs(tool: Callable[[str], Path]) -> None:
 
 
 def onnx_package(folder: Path) -> Path:
-    return made.write(folder, made.member(folder, made.network(16), 16))
+    return model_packages.write_onnx(folder, model_packages.member(folder, model_packages.network(16), 16))
 
 
 def occlusion_package(folder: Path) -> Path:
-    return made.write(folder, made.member(folder, made.network(16), 32, layer="occlusion"))
+    return model_packages.write_onnx(
+        folder, model_packages.member(folder, model_packages.network(16), 32, layer="occlusion")
+    )
 
 
 def ensemble_package(folder: Path) -> Path:
@@ -52,7 +53,7 @@ def ensemble_package(folder: Path) -> Path:
                 heat_map=package.HeatMapGrid(layer=known.layer, stride=known.stride, origin=known.origin),
             )
         )
-    return made.write(folder, *members, mirror=True)
+    return model_packages.write_onnx(folder, *members, mirror=True)
 
 
 def analyze(folder: Path, model: Path, threshold: float) -> tuple[str, Dataset, Dataset]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from support.result_rows import commit_results
+from support.journal import commit_results
 from support.scripted_pacs import Pacs
 
 from pacs_node.demo import phantom

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.faults.invariants import Figures
 from support.faults.pacs import OrthancPacs
 from support.faults.run import run
-from support.faults.verdict import Figures
 
 from pacs_node.demo.pacs import Orthanc
 

@@ -11,9 +11,9 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from support.model_packages import write_untrained
 from support.running_node import RunningNode, WaitUntil
 from support.scripted_pacs import listen
-from support.untrained import write_package
 
 from pacs_node.demo import phantom
 
@@ -78,7 +78,7 @@ def images() -> list[FileDataset]:
 def test_what_the_log_says_of_studies_and_patients(
     new_node: Callable[..., RunningNode], pacs_port: int, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
-    node = new_node(CONFIG.format(port=pacs_port, model=write_package(tmp_path / "model")))
+    node = new_node(CONFIG.format(port=pacs_port, model=write_untrained(tmp_path / "model")))
     node.start()
     ae = AE(ae_title="SENDER")
     sent = images()

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE
-from support.faults.doom import Processes, is_alive
+from support.faults.killer import Processes, is_alive
 from support.faults.pacs import ScriptedPacs
 from support.faults.run import free_port, write_config
 from support.faults.senders import data_sha256

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.faults.doom import Processes, is_alive
-from support.faults.node import ROLES, STALLED
+from support.faults.doomed_role import ROLES, STALLED
+from support.faults.invariants import Check, Figures
+from support.faults.killer import Processes, is_alive
 from support.faults.pacs import ScriptedPacs
 from support.faults.run import free_port, unfinished, write_config
 from support.faults.senders import Senders
-from support.faults.verdict import Check, Figures
 from support.running_node import WaitUntil
 
 from pacs_node.config import load

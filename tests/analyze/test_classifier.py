@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support.untrained import write_package
+from support.model_packages import write_untrained
 
 from pacs_node.analyze import package
 from pacs_node.analyze.classifier import Classifier
@@ -56,7 +56,7 @@ def test_no_images_no_answers(classifier: Classifier) -> None:
 
 
 def test_it_counts_its_images_and_seconds(images: Images, tmp_path: Path) -> None:
-    counting = Classifier(package.load(write_package(tmp_path)), "cpu")
+    counting = Classifier(package.load(write_untrained(tmp_path)), "cpu")
     assert counting.stats() == {"inference_images": 0, "inference_seconds": 0}
     counting.predict(images[:2])
     counting.predict(images[:1])
@@ -103,8 +103,8 @@ def test_cuda_answers_as_the_cpu(classifier: Classifier, images: Images) -> None
 
 
 def test_a_member_of_another_size_has_its_part_in_the_answer_alone(images: Images, tmp_path: Path) -> None:
-    alone = write_package(tmp_path / "alone")
-    both = write_package(tmp_path / "both")
+    alone = write_untrained(tmp_path / "alone")
+    both = write_untrained(tmp_path / "both")
     member = f"""
 [[members]]
 architecture = "squeezenet1_0"
@@ -113,7 +113,7 @@ heat_map = {{ layer = "features.12", stride = 16.0, origin = 17.5 }}
 size = 256
 """
     (both / package.MANIFEST).write_text((both / package.MANIFEST).read_text() + member)
-    (large := write_package(tmp_path / "large") / package.MANIFEST).write_text(
+    (large := write_untrained(tmp_path / "large") / package.MANIFEST).write_text(
         (alone / package.MANIFEST).read_text().replace("size = 128", "size = 256")
     )
     small, joined, big = (
@@ -127,7 +127,7 @@ size = 256
 
 
 def test_the_first_network_has_the_packages_size(tmp_path: Path) -> None:
-    folder = write_package(tmp_path / "odd")
+    folder = write_untrained(tmp_path / "odd")
     text = (folder / package.MANIFEST).read_text()
     (folder / package.MANIFEST).write_text("size = 96\n" + text)
     with pytest.raises(ModelError, match="size: is for members"):

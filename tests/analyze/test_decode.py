@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import JPEG2000Lossless
-from support.fuzz.bench import memory_mb
+from support.fuzz.fuzz_bench import memory_mb
 
 from pacs_node.analyze import decode
 from pacs_node.errors import DecodeError, InputError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sklearn.datasets import load_sample_images
-from support.untrained import write_package
+from support.model_packages import write_untrained
 
 from pacs_node import pipeline
 from pacs_node.analyze import decode, package, pixels
@@ -245,7 +245,7 @@ def test_files_of_another_body_part_are_told_as_skipped(
 @pytest.fixture
 def fitted(tmp_path: Path) -> Path:
     """A package whose guard knows phantoms; they lie beside it."""
-    folder = write_package(tmp_path / "model")
+    folder = write_untrained(tmp_path / "model")
     samples = []
     for seed in range(24):
         picture = (phantom.radiograph(seed, seed % 2 == 1, 160, 128) >> 4).astype(np.uint8)
@@ -277,7 +277,7 @@ def test_whitened_features_are_uncorrelated_and_of_variance_one() -> None:
 
 
 def test_a_package_without_a_guard_answers_everything(photograph: Path, tmp_path: Path) -> None:
-    classifier = Classifier(package.load(write_package(tmp_path / "plain")), "cpu")
+    classifier = Classifier(package.load(write_untrained(tmp_path / "plain")), "cpu")
     analysis = analyzed(photograph, classifier)
     assert analysis.finding is not None
     assert analysis.scope is None
@@ -313,5 +313,5 @@ def test_a_changed_or_missing_guard_is_refused(fitted: Path) -> None:
     (fitted / "scope.safetensors").unlink()
     with pytest.raises(ModelError, match=r"scope\.safetensors: no such file"):
         package.load(fitted)
-    unguarded = write_package(fitted)
+    unguarded = write_untrained(fitted)
     assert package.load(unguarded).identity.sha256 != before

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.model_packages import write_untrained
 from support.postgresql import Server
-from support.untrained import write_package
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -45,7 +45,7 @@ def test_ingest_counts_what_every_server_received(tool: Callable[[str], Path]) -
 def test_stages_end_with_the_results_in_the_pacs(tool: Callable[[str], Path], tmp_path: Path) -> None:
     for program in ("dcmsend", "dcmcjpeg", "dcmcjpls", "dcmcrle", "Orthanc"):
         tool(program)
-    rows = measured("stages.py", "--model", str(write_package(tmp_path)))
+    rows = measured("stages.py", "--model", str(write_untrained(tmp_path)))
     ends = [row for row in rows if row["stage"].endswith("results in the PACS")]
     assert len(ends) == 5
     assert all(len(row["s"]) == 1 and row["s"][0] > 0 for row in rows)

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import dcmread
-from support.corpus_run import run
 from support.odd_inputs.corpus import ROWS, Case, stored, xray
 from support.odd_inputs.grey import NO_WINDOW, percentiles
+from support.odd_inputs.pipeline_run import run
 
 from pacs_node.analyze import decode, pixels
 

@@ -18,10 +18,10 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 from support import standard_tables, validators, viewer_rules
-from support.corpus_run import Run, run
-from support.fuzz.bench import memory_mb
+from support.fuzz.fuzz_bench import memory_mb
 from support.odd_inputs.corpus import Case
-from support.odd_inputs.real import FILES
+from support.odd_inputs.device_files import FILES
+from support.odd_inputs.pipeline_run import Run, run
 
 from pacs_node.dicom import reading
 from pacs_node.records import Outcome
@@ -202,7 +202,7 @@ def test_no_two_cases_have_one_name() -> None:
 
 
 def test_the_document_is_up_to_date() -> None:
-    """`python tests/odd_inputs_table.py` writes it."""
+    """`python -m support.odd_inputs.table` writes it."""
     assert table.DOCUMENT.read_text(encoding="utf-8") == table.document()
 
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 import support.odd_inputs.table as table
 from support import validators
-from support.corpus_run import run
+from support.odd_inputs.pipeline_run import run
 
 CASES = table.cases()
 FORMS = (

@@ -11,7 +11,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_ACTION_RSP
 from pynetdicom.transport import ThreadedAssociationServer
-from support.result_rows import commit_results
+from support.journal import commit_results
 from support.scripted_pacs import listen
 
 from pacs_node.config import ApplicationEntity as Ae

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import FileDataset
 from support.brightness import Brightness
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 from pacs_node.config import Destination, Peer, Settings, StudySettings
 from pacs_node.deliver import counting

@@ -36,7 +36,7 @@ def pacs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacs]:
 @pytest.fixture
 def claim(database: Database, files: FileStore, tmp_path: Path) -> Claims:
     """Two committed results of one study, due for `pacs`; each call claims them, due or not."""
-    from support.result_rows import commit_results
+    from support.journal import commit_results
 
     paths = []
     for number in (1, 2):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.result_rows import commit_results
+from support.journal import commit_results
 from support.scripted_pacs import Pacs
 
 from pacs_node.config import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from support.untrained import write_package
+from support.model_packages import write_untrained
 
 from pacs_node.demo import phantom
 from pacs_node.demo.images import from_files
@@ -23,7 +23,7 @@ from pacs_node.errors import InputError
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_package(tmp_path_factory.mktemp("model"))
+    return write_untrained(tmp_path_factory.mktemp("model"))
 
 
 def command(out: Path, *options: str) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.fuzz import conversations, data_sets, files, pdus
-from support.fuzz.bench import FuzzBench
-from support.odd_inputs import found
+from support.fuzz.fuzz_bench import FuzzBench
+from support.odd_inputs import fuzz_findings
 from support.odd_inputs.corpus import Case
 
 from pacs_node.config import NodeSettings
@@ -22,7 +22,7 @@ from pacs_node.receive.scp import StorageScp
 WaitUntil = Callable[[Callable[[], object], float], None]
 
 FILES, ON_POSTGRESQL, DATA_SETS, CONVERSATIONS = 60, 15, 40, 150
-FOUND = [case for group in found.CASES.values() for case in group]
+FOUND = [case for group in fuzz_findings.CASES.values() for case in group]
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,3 @@
 """The journal's fixtures."""
 
-from support.journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
+from support.journal import arrival, clock, database, finding, model  # noqa: F401

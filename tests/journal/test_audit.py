@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 from pacs_node.errors import JournalError
 from pacs_node.journal import audit

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from support.journal_fixtures import Clock
-from support.journal_steps import Steps
+from support.journal import Clock, Steps
 
 from pacs_node.journal import audit, instances, studies, views
 from pacs_node.journal.database import Database

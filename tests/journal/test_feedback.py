@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.journal_fixtures import Clock
-from support.journal_steps import Steps
+from support.journal import Clock, Steps
 
 from pacs_node.errors import InputError
 from pacs_node.journal import audit, feedback, instances

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 from pacs_node.journal import audit, instances, processes, queue, studies
 from pacs_node.journal.database import Database

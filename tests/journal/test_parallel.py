@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.journal_steps import Steps
+from support.journal import Steps
 
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, instances, processes, queue, studies, views

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from support.journal_steps import Steps
+from support.journal import Steps
 
 from pacs_node.journal import audit, deliveries, instances, queue, studies, views
 from pacs_node.journal.database import Database

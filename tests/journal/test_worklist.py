@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.journal_fixtures import Clock
-from support.journal_steps import Steps
+from support.journal import Clock, Steps
 
 from pacs_node.journal import audit, deliveries, instances, studies, views
 from pacs_node.journal.database import Database

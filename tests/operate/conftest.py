@@ -1,3 +1,3 @@
 """Housekeeping is tested on a real journal: its fixtures."""
 
-from support.journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
+from support.journal import arrival, clock, database, finding, model  # noqa: F401

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 from pacs_node.errors import JournalError
 from pacs_node.journal import audit, instances

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from support.journal_fixtures import Clock
+from support.journal import Clock
 from support.scripted_pacs import listen
 
 from pacs_node.config import Destination

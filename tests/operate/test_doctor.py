@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.examined import examine, failed, only_fault, settings
-from support.untrained import write_package
+from support.doctor_checks import examine, failed, only_fault, settings
+from support.model_packages import write_untrained
 
 from pacs_node.demo import phantom
 from pacs_node.files import FileStore
@@ -52,7 +52,7 @@ def test_4_a_disk_that_is_nearly_full(tmp_path: Path, share: float, state: str) 
 
 @pytest.mark.parametrize("fault", ["altered", "gone"])
 def test_5_a_model_that_was_altered(tmp_path: Path, fault: str) -> None:
-    weights = write_package(tmp_path / "model") / "weights.safetensors"
+    weights = write_untrained(tmp_path / "model") / "weights.safetensors"
     made = settings(tmp_path, text='[model]\npath = "model"\n')
     assert failed(examine(made, "model")) == []
     if fault == "altered":
@@ -169,7 +169,7 @@ def test_9_an_unknown_key_is_the_first_that_is_told(tmp_path: Path) -> None:
 
 def test_12_a_gpu_that_is_asked_for_and_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    write_package(tmp_path / "model")
+    write_untrained(tmp_path / "model")
     made = settings(tmp_path, text='[model]\npath = "model"\ndevice = "cuda"\n')
     fault = only_fault(examine(made, "model"))
     assert fault.what == "device"

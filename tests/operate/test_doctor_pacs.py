@@ -15,7 +15,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, StoragePresentationContexts, _config, evt
 from support import scripted_pacs
 from support.certificates import Authority
-from support.examined import examine, failed, only_fault, settings
+from support.doctor_checks import examine, failed, only_fault, settings
 
 from pacs_node.dicom import tls
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 from pacs_node import config
 from pacs_node.config import ScheduleSettings, Settings, ValidationSettings

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from support.journal_fixtures import Clock
-from support.journal_steps import Steps
+from support.journal import Clock, Steps
 
 from pacs_node.config import Destination, Settings, StorageSettings, ValidationSettings
 from pacs_node.files import FileStore

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, SecondaryCaptureImageStorage
 from support.bench import Bench
-from support.journal_fixtures import Clock
+from support.journal import Clock
 from support.scripted_pacs import Pacs
 
 from pacs_node import pipeline

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.bench import Bench
 from support.brightness import Brightness
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 from pacs_node.config import ValidationSettings
 from pacs_node.demo import phantom

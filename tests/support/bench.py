@@ -18,7 +18,7 @@ from pacs_node.records import AuditEvent, DeliveryState
 from pacs_node.roles.receive import take_in
 from pacs_node.roles.worker import Worker
 from support.brightness import Brightness
-from support.journal_fixtures import Clock
+from support.journal import Clock
 
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.untrained import write_package
+from support.model_packages import write_untrained
 from typer.testing import CliRunner
 
 from pacs_node.analyze import package
@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
         rows.append([f"{seed}.png", "val" if seed < 4 else "test", seed % 2, seed])
     with (data / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["image", "split", "fractured", "group"], *rows])
-    folder = write_package(tmp_path / "untrained")
+    folder = write_untrained(tmp_path / "untrained")
     options = ["--split", "val", "--split", "test", "--robustness", "0", "--card"]
     answer = CliRunner().invoke(app, ["evaluate", "--model", str(folder), "--data", str(data), *options])
     assert answer.exit_code == 0, answer.output

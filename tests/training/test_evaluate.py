@@ -15,7 +15,7 @@ import pytest
 from pydicom import dcmread
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
-from support.untrained import write_package
+from support.model_packages import write_untrained
 from typer.testing import CliRunner
 
 from pacs_node.analyze import package
@@ -35,7 +35,7 @@ NUMBERS = {"122157", "111012"}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network whose probabilities differ from image to image, about half of them positive."""
-    folder = write_package(tmp_path_factory.mktemp("models") / "untrained")
+    folder = write_untrained(tmp_path_factory.mktemp("models") / "untrained")
     text = (folder / package.MANIFEST).read_text()
     radiographs = [phantom.radiograph(seed, seed % 2 == 1, rows=160, columns=128) for seed in range(8)]
     displays = [(radiograph / 4095).astype(np.float32) for radiograph in radiographs]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Playwright
-from support.journal_fixtures import arrival, clock, database, finding, model  # noqa: F401
+from support.journal import arrival, clock, database, finding, model  # noqa: F401
 from support.web.people import Door, door, write_users
 from support.web.site import Site, running_site
 

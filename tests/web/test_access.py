@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from support.journal_fixtures import Clock
+from support.journal import Clock
 from support.web.people import PROXY, STRANGER, Door
 from support.web.site import ROLES, password
 

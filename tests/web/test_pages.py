@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journal_fixtures import Clock
-from support.journal_steps import Steps
+from support.journal import Clock, Steps
 from support.web.people import Door, door
 
 from pacs_node.config import Destination, ModelSettings, ScheduleSettings, StorageSettings

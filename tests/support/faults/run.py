@@ -21,11 +21,11 @@ from pacs_node.files import FileStore
 from pacs_node.journal.database import Database, open_database
 from pacs_node.journal.schema import DeliveryRow, InstanceRow, StudyRow
 from pacs_node.records import DeliveryState, InstanceState, StudyState
-from support.faults.doom import Doom, Processes
-from support.faults.node import ROLES
+from support.faults.doomed_role import ROLES
+from support.faults.invariants import Check, Figures
+from support.faults.killer import Doom, Processes
 from support.faults.pacs import OrthancPacs, ScriptedPacs
 from support.faults.senders import Senders
-from support.faults.verdict import Check, Figures
 
 SETTLE_SECONDS = 60.0
 NODE = """

@@ -19,7 +19,7 @@ from pydicom.tag import Tag
 from pacs_node.analyze import decode
 from pacs_node.receive import admission
 from pacs_node.report import source
-from support.fuzz import bench, files
+from support.fuzz import files, fuzz_bench
 from support.odd_inputs.corpus import as_bytes, xray
 
 READ = (
@@ -106,8 +106,8 @@ def any_file(draw: st.DrawFn) -> bytes:
 def main() -> None:
     """Try so many; the smallest file that fails is left in the folder as failing.dcm."""
     count, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    bench.quiet()
-    node, told = bench.FuzzBench(folder / "node"), Counter[str]()
+    fuzz_bench.quiet()
+    node, told = fuzz_bench.FuzzBench(folder / "node"), Counter[str]()
 
     @seed(number)
     @settings(

@@ -1,6 +1,6 @@
 """All odd inputs, and the document that is made of them.
 
-`python tests/odd_inputs_table.py` writes docs/inputs.md; a test fails where that is out of date.
+`python -m support.odd_inputs.table` writes docs/inputs.md; a test fails where that is out of date.
 """
 
 from __future__ import annotations
@@ -9,7 +9,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.odd_inputs import damage, encodings, found, grey, headers, names, pixels, real, shapes, studies
+from support.odd_inputs import (
+    damage,
+    device_files,
+    encodings,
+    fuzz_findings,
+    grey,
+    headers,
+    names,
+    pixels,
+    shapes,
+    studies,
+)
 from support.odd_inputs.corpus import Case
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -17,7 +28,7 @@ DOCUMENT = CHECKOUT / "docs" / "inputs.md"
 REAL = "Files of real devices"
 HEAD = """# What the node does with odd X-rays
 
-This page is made by `python tests/odd_inputs_table.py` from the cases that the tests build, and the tests
+This page is made by `python -m support.odd_inputs.table` (in `tests`) from the cases that the tests build, and the tests
 hold the node to it. "Analyzed" is followed by the note that goes into the audit log; a skipped file is stored
 and its reason recorded; a failed image is named in the report with the reason; a refused file is answered
 with the C-STORE status and not stored. A patient's name goes back byte for byte, whatever its bytes are; in
@@ -36,10 +47,10 @@ def groups(data: Path) -> dict[str, list[Case]]:
         headers,
         names,
         studies,
-        found,
+        fuzz_findings,
     )
     made = {name: cases for module in modules for name, cases in module.CASES.items()}
-    return made | {REAL: real.cases(data)}
+    return made | {REAL: device_files.cases(data)}
 
 
 def cases() -> dict[str, Case]:

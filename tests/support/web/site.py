@@ -169,7 +169,7 @@ def running_site(
         users.set(name, Role(name), password(name))
     database = open_database(settings.database_url)
     with (folder / "node.log").open("wb") as log:
-        command = [sys.executable, "-m", "support.web.node", str(config)]
+        command = [sys.executable, "-m", "support.web.brightness_node", str(config)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
     try:
         wait_until(lambda: not processes.missing(processes.running(database)) and _address(database), 120)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from support.web.bench import WebBench, study
+from support.web.web_bench import WebBench, study
 
 from pacs_node.web import access
 from pacs_node.web.users import Role

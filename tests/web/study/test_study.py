@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID
-from support.web.bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, WebBench, study
+from support.web.web_bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, WebBench, study
 
 from pacs_node.config import ValidationSettings
 from pacs_node.dicom import reading

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
-from support.web.bench import BOX, COLUMNS, PATIENT, ROWS, WebBench
+from support.web.web_bench import BOX, COLUMNS, PATIENT, ROWS, WebBench
 
 from pacs_node.config import ValidationSettings
 from pacs_node.journal import feedback, studies

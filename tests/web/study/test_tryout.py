@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
-from support.untrained import write_package
-from support.web.bench import CONFIG, PATIENT, WebBench, study
+from support.model_packages import write_untrained
+from support.web.web_bench import CONFIG, PATIENT, WebBench, study
 
 from pacs_node import pipeline
 from pacs_node.demo import phantom
@@ -27,7 +27,7 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that calls every image positive."""
-    return write_package(tmp_path_factory.mktemp("model"))
+    return write_untrained(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

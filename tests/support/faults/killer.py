@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from support.faults.node import HELD, LEASE_SECONDS, OFTEN, POINTS, ROLES, STALLED
+from support.faults.doomed_role import HELD, LEASE_SECONDS, OFTEN, POINTS, ROLES, STALLED
 
 
 class Processes:
-    """The node's processes, forked by `fault_node.py`; each knows from its start how it will die.
+    """The node's processes, forked by `support.faults.doomed_role`; each knows from its start how it will die.
 
     `hurried`: with waits of two seconds where the product has half a minute.
     """
@@ -30,7 +30,7 @@ class Processes:
         self._deaths = folder / "deaths"
         self._hurried = hurried
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "support.faults.node"],
+            [sys.executable, "-m", "support.faults.doomed_role"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

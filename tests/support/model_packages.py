@@ -1,4 +1,4 @@
-"""Model packages in ONNX that look for bright places, made here: a finding of their own, an answer known."""
+"""Model packages made here: untrained weights, and ONNX networks that look for bright places."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from pacs_node.analyze import package
+from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.package import MANIFEST, WEIGHTS
 
 FINDING = package.Concept(
     value="19227008",
@@ -66,7 +68,7 @@ def entry(path: Path, cell: int, layer: str = "evidence") -> package.Member:
     )
 
 
-def write(folder: Path, *members: package.Member, size: int = 128, **shown: object) -> Path:
+def write_onnx(folder: Path, *members: package.Member, size: int = 128, **shown: object) -> Path:
     """Write `model.toml` for these networks; `shown` goes into its `[input]`."""
     first, *others = members
     manifest = package.Manifest(
@@ -83,4 +85,56 @@ def write(folder: Path, *members: package.Member, size: int = 128, **shown: obje
         members=tuple(others),
     )
     (folder / package.MANIFEST).write_text(package.as_toml(manifest), encoding="utf-8")
+    return folder
+
+
+def write_untrained(folder: Path, *, positive: bool = True) -> Path:
+    """Write a package that calls every image positive, or none; its folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    name = "squeezenet1_0"
+    architecture = ARCHITECTURES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(architecture.build().state_dict(), folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(
+        f"""id = "untrained"
+name = "Untrained"
+version = "0"
+architecture = "{name}"
+labels = ["not fractured", "fractured"]
+threshold = 0.5
+weights_sha256 = "{digest}"
+
+[input]
+size = 128
+stretch = [0.5, 99.5]
+
+[calibration]
+slope = 0.01
+intercept = {1.5 if positive else -1.5}
+
+[heat_map]
+layer = "{architecture.layer}"
+stride = {architecture.stride}
+origin = {architecture.origin}
+
+[finding]
+value = "125605004"
+scheme = "SCT"
+meaning = "Fracture of bone"
+positive = "Fracture suspected"
+negative = "no fracture suspected"
+caveat = "Does not exclude a fracture."
+
+[provenance]
+data = "none"
+data_license = "none"
+citation = "none"
+pretrained = "none"
+""",
+        encoding="utf-8",
+    )
     return folder
