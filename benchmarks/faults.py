@@ -1,7 +1,8 @@
 """The fault harness at length: a thousand kills, and stalls, then look for what was lost.
 
 Every round starts an empty node with a seed of its own, kills, lets it come to rest and checks the promise;
-see tests/support/faults/run.py. A violation ends the run with code 1 and names the seed: `--seed THAT --rounds 1`.
+see tests/support/faults/run.py. A violation ends the run with code 1 and names the seed, with which
+`--seed SEED --rounds 1` repeats it.
 """
 
 from __future__ import annotations

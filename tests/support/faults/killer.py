@@ -21,7 +21,7 @@ from support.faults.doomed_role import HELD, LEASE_SECONDS, OFTEN, POINTS, ROLES
 
 
 class Processes:
-    """The node's processes, forked by `support.faults.doomed_role`; each knows from its start how it will die.
+    """The node's processes, forked by `doomed_role`; each knows from its start how it will die.
 
     `hurried`: with waits of two seconds where the product has half a minute.
     """

@@ -28,11 +28,11 @@ DOCUMENT = CHECKOUT / "docs" / "inputs.md"
 REAL = "Files of real devices"
 HEAD = """# What the node does with odd X-rays
 
-This page is made by `python -m support.odd_inputs.table` (in `tests`) from the cases that the tests build, and the tests
-hold the node to it. "Analyzed" is followed by the note that goes into the audit log; a skipped file is stored
-and its reason recorded; a failed image is named in the report with the reason; a refused file is answered
-with the C-STORE status and not stored. A patient's name goes back byte for byte, whatever its bytes are; in
-other texts, bytes that are no letters in the declared character set go back as U+FFFD.
+`python -m support.odd_inputs.table`, run in `tests`, writes this page from the cases that the tests build;
+the tests hold the node to it. "Analyzed" is followed by the note that goes into the audit log; a skipped file
+is stored and its reason recorded; a failed image is named in the report with the reason; a refused file is
+answered with the C-STORE status and not stored. A patient's name goes back byte for byte, whatever its bytes
+are; in other texts, bytes that are no letters in the declared character set go back as U+FFFD.
 """
 
 
