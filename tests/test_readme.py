@@ -19,14 +19,14 @@ LINKS = [
 ]
 
 
-def test_the_table_of_settings_is_the_programs() -> None:
+def test_the_table_of_settings_matches_the_program() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     told = re.search(r"<!-- settings -->\n(.*)<!-- /settings -->", text, re.DOTALL)
     assert told
     assert told[1].strip() == table().strip()
 
 
-def test_every_command_stands_in_the_readme() -> None:
+def test_every_command_is_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     command = typer.main.get_command(app)
     for name in command.commands:  # type: ignore[attr-defined]
@@ -34,7 +34,7 @@ def test_every_command_stands_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS)
-def test_links_lead_somewhere(page: Path, link: str) -> None:
+def test_links_have_targets(page: Path, link: str) -> None:
     assert (README.parent / page.parent / link).exists()
 
 
