@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -185,21 +185,12 @@ def finish_report(
         query = sa.select(ResultRow.sop_instance_uid).where(ResultRow.sop_instance_uid.in_(uids))
         known = set(t.execute(query).scalars())
         rows = [
-            {
-                "report_id": report_id,
-                "study_id": study.id,
-                "instance_id": result.source_instance_id,
-                "role": result.role,
-                "sop_instance_uid": result.sop_instance_uid,
-                "sop_class_uid": result.sop_class_uid,
-                "series_instance_uid": result.series_instance_uid,
-                "sha256": result.sha256,
-                "size": result.size,
-                "created_at": t.now,
-            }
+            {"report_id": report_id, "study_id": study.id, "created_at": t.now, **asdict(result)}
             for result in report.results
             if result.sop_instance_uid not in known
         ]
+        for row in rows:
+            row["instance_id"] = row.pop("source_instance_id")
         if rows:
             t.execute(sa.insert(ResultRow), rows)
         for role, names in routes.items():

@@ -11,6 +11,7 @@ from support.journal import Clock, Steps
 
 from pacs_node.journal import audit, deliveries, instances, studies, views
 from pacs_node.journal.database import Database
+from pacs_node.journal.transaction import FIRST_HASH
 from pacs_node.journal.views import Filters
 from pacs_node.records import (
     Analysis,
@@ -208,7 +209,7 @@ def test_what_waits_for_each_destination(
 
 
 def test_the_newest_events_are_found_from_where_one_stopped(database: Database) -> None:
-    assert audit.head(database) == (0, audit.FIRST)
+    assert audit.head(database) == (0, FIRST_HASH)
     events: tuple[tuple[AuditKind, dict[str, Any]], ...] = (
         (AuditKind.CALENDAR_DISK, {"n": 1}),
         (AuditKind.CALENDAR_FAILED, {"job": "disk"}),
@@ -220,7 +221,7 @@ def test_the_newest_events_are_found_from_where_one_stopped(database: Database) 
         database.audit(event, **details)
     seq, digest = audit.head(database)
     assert seq == 5
-    assert digest != audit.FIRST
+    assert digest != FIRST_HASH
     names = ("calendar_disk", "calendar_failed")
     found = [(one.event, one.details) for one in audit.newest(database, names)]
     assert found == [
