@@ -18,7 +18,7 @@ from pacs_node.records import Analysis, Arrival, Finding, Instance, ModelIdentit
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that the test sets."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -94,7 +94,7 @@ class Steps:
     finding: Finding
 
     def analyze(self) -> None:
-        """Analyze all that is due."""
+        """Analyze all due images."""
         while claim := instances.claim_instances(self.database, 8):
             self.finish(claim)
 
