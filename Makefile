@@ -1,5 +1,5 @@
-# The project's commands. pip's own environment variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS ...)
-# pass through: an index with CPU builds of torch shrinks the environment to a fraction.
+# The project's commands. pip's environment variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS ...) apply:
+# an index with CPU builds of torch makes the environment much smaller.
 SHELL := /bin/sh
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
@@ -10,23 +10,28 @@ CONFIG ?= config.toml
 MIN_FREE_GB ?= 8
 PYTEST ?= -n 2 --dist worksteal
 DEMO ?=
+# Rooms whose tests need no other program and no model.
+UNIT := tests/journal tests/receive tests/report tests/analyze tests/test_config.py tests/test_toml.py \
+	tests/test_files.py tests/test_laws.py tests/test_readme.py
 
-.PHONY: help venv demo serve test test-viewer lint bench
+.PHONY: help venv demo serve test check coverage test-viewer lint bench
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make venv    the runtime environment in $(VENV): fetches about 5.4 GB, most of it torch with CUDA'
-	@echo 'make demo    a PACS and the node on this machine, with phantoms (DEMO="--input wrist.jpg" for others)'
-	@echo 'make serve   the node, as $(CONFIG) says; writes that file first where there is none'
-	@echo 'make test    all tests (PYTEST="-k name" for some); installs Orthanc, dcmtk and validators where it can'
-	@echo 'make test-viewer    the web page, and the results as OHIF shows them, in Chromium; installs it, npm fetches OHIF'
-	@echo 'make lint    ruff, mypy, and shellcheck where it is installed'
-	@echo 'make bench   the benchmarks'
+	@echo 'make venv         the runtime environment in $(VENV); fetches about 5.4 GB, most of it torch with CUDA'
+	@echo 'make demo         a PACS and the node on this machine, with phantoms (DEMO="--input wrist.jpg" for others)'
+	@echo 'make serve        the node with $(CONFIG), which is written first if it does not exist'
+	@echo 'make test         all tests but those in a browser (PYTEST="-k name" for some); installs tools as needed'
+	@echo 'make check        the fast lane: lint, types and unit tests, in less than 3 minutes'
+	@echo 'make coverage     the tests of make test, with the share of lines and branches that they reach'
+	@echo 'make test-viewer  web pages, and results in OHIF, in Chromium; installs Chromium, npm fetches OHIF'
+	@echo 'make lint         ruff, mypy and, if it is installed, shellcheck'
+	@echo 'make bench        the benchmarks'
 
 venv: $(VENV)/.runtime
 
 $(VENV)/bin/python:
-	@[ -n "$(PYTHON)" ] || { echo 'no Python 3.11, 3.12 or 3.13 found; name one with PYTHON=...' >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo 'no Python 3.11, 3.12 or 3.13 found; set PYTHON=...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/install-tools python3-venv
 	$(PYTHON) -m venv $(VENV)
 
@@ -35,8 +40,8 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 		free=$$(( $$(df -Pk $(VENV) | awk 'NR == 2 { print $$4 }') / 1048576 )); \
 		echo "Installing the runtime into $(VENV): about 5.4 GB, most of it torch; $$free GB are free here."; \
 		if [ "$$free" -lt $(MIN_FREE_GB) ]; then \
-			echo 'That is too little: $(MIN_FREE_GB) GB are needed while it installs.' >&2; \
-			echo 'With an index of CPU builds of torch less will do: make venv MIN_FREE_GB=2' >&2; exit 1; \
+			echo 'That is too little: the installation needs $(MIN_FREE_GB) GB.' >&2; \
+			echo 'With an index of CPU builds of torch, less is enough: make venv MIN_FREE_GB=2' >&2; exit 1; \
 		fi; \
 	fi
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
@@ -58,6 +63,13 @@ serve: $(VENV)/.runtime
 test: $(VENV)/.test
 	@scripts/install-tools
 	$(BIN)/python -m pytest -m 'not browser' $(PYTEST)
+
+check: lint
+	$(BIN)/python -m pytest -q -m 'not slow and not browser' $(PYTEST) $(UNIT)
+
+coverage: $(VENV)/.test
+	@scripts/install-tools
+	$(BIN)/python -m pytest -m 'not browser' $(PYTEST) --cov --cov-report=term --cov-report=html:htmlcov
 
 test-viewer: $(VENV)/.test
 	@scripts/install-tools orthanc orthanc-dicomweb orthanc-webviewer dcmtk chromium npm

@@ -21,6 +21,7 @@ from pacs_node.errors import ConfigError
 from pacs_node.records import Outcome
 
 ENV_PREFIX = "PACS_NODE__"
+_AE = {"ae_title": "ARCHIVE", "host": "10.0.0.6", "port": 104}
 
 
 def _ae_title(value: str) -> str:
@@ -130,10 +131,10 @@ class Destination(_Section):
     )
     max_attempts: int = Field(0, ge=0, description="attempts before quarantine; 0 = unlimited")
     commitment: ApplicationEntity | None = Field(
-        None, description="AE for storage commitment: {ae_title, host, port}; absent = none"
+        None, examples=[_AE], description="AE for storage commitment; absent = none"
     )
     query: ApplicationEntity | None = Field(
-        None, description="dimse: AE for C-FIND and C-MOVE; absent = the destination itself"
+        None, examples=[_AE], description="dimse: AE for C-FIND and C-MOVE; absent = the destination itself"
     )
 
     _credentials: TlsSettings | None = None

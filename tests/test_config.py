@@ -1,5 +1,8 @@
 """Settings: what is read, what overrides what, and what a wrong one says."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from pacs_node import config
 from pacs_node.cli.explain import document
 from pacs_node.errors import ConfigError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -41,7 +46,9 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[study]\naccept.modalities = ['MG']", ["study.accept.modalities", "'CR'"]),
     ],
 )
-def test_an_invalid_setting_names_the_key_and_the_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_a_wrong_setting_names_the_key_and_what_would_be_right(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         config.load(path)
@@ -65,13 +72,13 @@ def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.study.accept.modalities == ("CR",)
 
 
-def test_an_invalid_environment_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_NODE__NODE__WORKERS", "none")
     with pytest.raises(ConfigError, match=r"node\.workers"):
         config.load(None)
 
 
-def test_reply_to_routes_the_results_of_a_peers_images() -> None:
+def test_reply_to_rules_for_what_a_peer_sent() -> None:
     settings = config.Settings.model_validate(
         {
             "peers": [
@@ -89,7 +96,7 @@ def test_reply_to_routes_the_results_of_a_peers_images() -> None:
     assert settings.destinations_for({"A", "B"}) == ("one", "two", "three")
 
 
-def test_the_documented_file_states_the_defaults(tmp_path: Path) -> None:
+def test_the_documented_file_is_the_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, document())
     assert config.load(path) == config.load(write(tmp_path, ""))
     for section in config.Settings.model_fields:
@@ -120,3 +127,27 @@ def test_the_node_listens_beyond_this_machine_only_once_peers_are_named(tmp_path
     assert config.load(write(tmp_path, "")).node.host == "127.0.0.1"
     assert config.load(write(tmp_path, peer)).node.host == "0.0.0.0"
     assert config.load(write(tmp_path, f'{peer}[node]\nhost = "10.0.0.1"')).node.host == "10.0.0.1"
+
+
+def test_the_shipped_file_is_the_documented_defaults_and_can_be_served(tmp_path: Path) -> None:
+    """`config check` loads all that `serve` would; the node then listens on loopback only."""
+    shipped = CHECKOUT / "config.toml"
+    assert shipped.read_text(encoding="utf-8") == document()
+    settings = config.load(shipped)
+    assert settings.node.host == settings.web.host == "127.0.0.1"
+    assert settings.storage.path == CHECKOUT / "storage"
+    command = [sys.executable, "-m", "pacs_node", "--config", str(shipped), "config", "check", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "listens: as PACSNODE on 127.0.0.1:11112" in json.loads(done.stdout)["explained"]
+
+
+def test_git_ignores_what_the_node_stores_and_nothing_that_is_shipped() -> None:
+    def ignored(*paths: str) -> list[str]:
+        command = ["git", "check-ignore", "--no-index", *paths]
+        return subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, check=False
+        ).stdout.split()
+
+    stored = ["storage/journal.sqlite", "storage/spool/new/1", "storage/backups/a", "users.toml"]
+    assert ignored("config.toml", "storage/README.md", *stored) == stored

@@ -41,9 +41,8 @@ def document(answers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) ->
         lines += [f"# {section.__doc__}", f"{'' if answer else '# '}[[{name}]]"]
         values = answer or EXAMPLES[name]
         for key, item in section.model_fields.items():
-            if item.default is not None or key in values:
-                line = f"{key} = {_value(values.get(key, item.default))}  # {item.description}"
-                lines.append(line if key in answer else f"# {line}")
+            line = f"{key} = {_value(values.get(key, _default(item)))}  # {item.description}"
+            lines.append(line if key in answer else f"# {line}")
         lines.append("")
     return "\n".join(lines)
 
@@ -54,7 +53,7 @@ def _documented(name: str, section: type[BaseModel], answer: Mapping[str, Any]) 
         if nested := toml.submodel(field.annotation):
             inner += _documented(f"{name}.{key}", nested, {})
         elif field.default is None:
-            lines.append(f"# {key} = {_value((field.examples or [''])[0])}  # {field.description}")
+            lines.append(f"# {key} = {_value(_default(field))}  # {field.description}")
         else:
             lines.append(f"{key} = {_value(answer.get(key, field.default))}  # {field.description}")
     return [*lines, "", *inner]
@@ -83,6 +82,11 @@ def _section(field: FieldInfo) -> type[BaseModel]:
     section = toml.submodel(field.annotation)
     assert section, field
     return section
+
+
+def _default(field: FieldInfo) -> Any:
+    """The default, or an example if a key is absent by default."""
+    return field.examples[0] if field.examples else field.default
 
 
 def _value(value: Any) -> str:

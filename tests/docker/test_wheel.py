@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -48,6 +49,10 @@ def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "sdist":
         run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", out, cwd=CHECKOUT)
         (source,) = out.glob("*.tar.gz")
+        with tarfile.open(source) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        assert {"config.toml", "storage/README.md", "pyproject.toml"} <= names
+        assert not {name for name in names if name.startswith(("tests/", "docker/"))}
     run(*pip("wheel", "--no-deps", "--no-build-isolation", "-w", out, source), cwd=out)
     (built,) = out.glob("*.whl")
     return built

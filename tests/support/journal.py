@@ -18,7 +18,7 @@ from pacs_node.records import Analysis, Arrival, Finding, Instance, ModelIdentit
 
 
 class Clock:
-    """A clock that the test sets."""
+    """Time that passes only when told."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -94,7 +94,7 @@ class Steps:
     finding: Finding
 
     def analyze(self) -> None:
-        """Analyze all due images."""
+        """Analyze all that is due."""
         while claim := instances.claim_instances(self.database, 8):
             self.finish(claim)
 

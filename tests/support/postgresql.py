@@ -28,7 +28,7 @@ USER, PASSWORD = "pacs", "secret-of-the-tests"
 
 
 class Server:
-    """A PostgreSQL server in its own folder, on 127.0.0.1, whose data need not survive a crash."""
+    """A PostgreSQL server in a folder of its own, on 127.0.0.1, that may forget all when the machine dies."""
 
     def __init__(self, programs: Path, folder: Path, port: int) -> None:
         self.port = port
@@ -90,13 +90,13 @@ class Server:
         self._process.wait(60)
 
     def database(self) -> str:
-        """Make an empty journal; returns its URL."""
+        """A new empty journal; returns its URL."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.template}"')
         return self.url(name)
 
     def drop(self, url: str) -> None:
-        """Remove a database, even with connections to it."""
+        """Remove a database, whoever is still connected."""
         name = url.rpartition("/")[2]
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -125,12 +125,12 @@ class Server:
 def postgresql(missing: Callable[[object], NoReturn], free_port: Callable[[], int]) -> Iterator[Server]:
     """A running PostgreSQL."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[-3])
-    initdb = shutil.which("initdb") or next(reversed(installed), None)
-    if initdb is None:
+    found = shutil.which("initdb") or next(reversed(installed), None)
+    if found is None:
         missing("PostgreSQL")
     # Not under pytest's own folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
-        server = Server(Path(initdb).resolve().parent, Path(folder), free_port())
+        server = Server(Path(found).resolve().parent, Path(folder), free_port())
         server.create()
         yield server
         server.stop()
@@ -138,7 +138,7 @@ def postgresql(missing: Callable[[object], NoReturn], free_port: Callable[[], in
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_kind(request: pytest.FixtureRequest) -> str:
-    """The kind of database; a test runs once on each."""
+    """On which kind of database a test runs: once on each."""
     return str(request.param)
 
 
