@@ -1,7 +1,7 @@
-"""What all tests share: the data beside the checkout, external tools, waiting, free ports, and Orthanc.
+"""Fixtures of all tests: the data beside the checkout, external tools, waiting, free ports, and Orthanc.
 
-What a machine lacks is skipped with its reason and named again in the last lines of the output. With
-PACS_NODE_STRICT set (as `.ci/run` does) a missing tool is a failure instead.
+Tests that this machine cannot run are skipped, and the last lines of the output list the reasons. With
+PACS_NODE_STRICT set, as by `.ci/run`, a missing tool is a failure instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WaitUntil = Callable[[Callable[[], object], float], None]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread for each test process and its children: torch, too, obeys these when it is loaded."""
+    """One thread for each test process and its children; torch reads these variables when it is imported."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
     # pynetdicom shuts a socket down before it closes it, and so never closes one that was not connected.
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """Name in the last lines what could not run, and why."""
+    """List in the last lines why tests were skipped."""
     yield
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
@@ -61,7 +61,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def missing() -> Missing:
-    """Skip a test for something that this machine lacks; with PACS_NODE_STRICT set, fail it."""
+    """Skip a test for a missing tool; with PACS_NODE_STRICT set, fail it."""
 
     def give_up(what: object) -> NoReturn:
         reason = f"no {what} here: scripts/install-tools installs it"
@@ -74,7 +74,7 @@ def missing() -> Missing:
 
 @pytest.fixture(scope="session")
 def tool(missing: Missing) -> Tool:
-    """Find an external program; without it the test is skipped, or fails where PACS_NODE_STRICT is set."""
+    """The path of an external program; without it the test is skipped, or fails with PACS_NODE_STRICT."""
 
     def find(name: str) -> Path:
         found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
@@ -87,7 +87,7 @@ def tool(missing: Missing) -> Tool:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A port of 127.0.0.1 that nobody listens on, for programs that cannot bind port 0."""
+    """A free port of 127.0.0.1, for programs that cannot bind port 0."""
 
     def find() -> int:
         with socket.socket() as probe:
@@ -99,7 +99,7 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
-    """Wait until a condition holds; the test fails when it has not after so many seconds."""
+    """Wait until a condition holds; fail the test after so many seconds."""
 
     def wait(condition: Callable[[], object], seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds

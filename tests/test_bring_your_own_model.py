@@ -1,4 +1,4 @@
-"""A model that is not ours, looking for something else: its codes and words are those of the results."""
+"""A third-party model for another finding: the results use its codes and phrases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ensemble_package(folder: Path) -> Path:
 
 
 def analyze(folder: Path, model: Path, threshold: float) -> tuple[str, Dataset, Dataset]:
-    """What is printed for a phantom's radiograph, the report and the capture, both found valid."""
+    """Analyze a phantom; the output, the report and the capture, both validated."""
     settings = Settings.model_validate({"model": {"path": model, "device": "cpu", "threshold": threshold}})
     phantom.dataset(1, rows=320, columns=256).save_as(folder / "image.dcm", enforce_file_format=True)
     (answer,) = analyze_files([folder / "image.dcm"], settings, served_classifier(settings), folder)

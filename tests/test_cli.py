@@ -1,4 +1,4 @@
-"""The commands as their users run them: real processes, what they print and how they end."""
+"""The commands as users run them: real processes, their output and exit codes."""
 
 import json
 import shutil

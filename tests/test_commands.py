@@ -1,4 +1,4 @@
-"""What holds for every command: help with an example, JSON, colours, errors, completion, questions."""
+"""Properties of every command: help with an example, JSON, colours, errors, completion, questions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(folder: Path, *arguments: object, **environment: str) -> subprocess.Comp
 
 
 def on_a_terminal(folder: Path, command: list[str], answers: str = "", **environment: str) -> tuple[int, str]:
-    """Run a program on a terminal, with these answers typed in; its exit code and what it showed."""
+    """Run a program on a terminal and type these answers; its exit code and output."""
     ours, its = pty.openpty()
     inherited = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Settings: what is read, what overrides what, and what a wrong one says."""
+"""Settings: sources, precedence and error messages."""
 
 import json
 import subprocess

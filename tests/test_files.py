@@ -69,7 +69,7 @@ def test_the_same_bytes_are_one_file_and_are_not_written_again(tmp_path: Path) -
 
 @pytest.fixture
 def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What reaches the disk in which order: syncs by the name of what is synced, and new names."""
+    """The order of syncs and renames, each by the name of its file."""
     done: list[str] = []
     fsync, rename, replace, link = os.fsync, Path.rename, Path.replace, Path.hardlink_to
 

@@ -1,4 +1,4 @@
-"""retry, quarantine and send as an administrator runs them: real processes."""
+"""`retry`, `quarantine` and `send` as an administrator runs them: real processes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ port = {port}
 
 @pytest.fixture
 def pacs(tmp_path: Path) -> Iterator[Pacs]:
-    """A PACS that knows us, and the configuration that names it."""
+    """A PACS that accepts the node, and a configuration that names it."""
     pacs = Pacs()
     destination = pacs.start(["NODE"])
     (tmp_path / "config.toml").write_text(CONFIG.format(port=destination.port))

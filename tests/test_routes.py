@@ -1,4 +1,4 @@
-"""Which results go where: rules of destinations and peers, amended reports, and new objects on request."""
+"""Routing of results: rules of destinations and peers, amended reports, and new objects on request."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ DESTINATIONS = (
 
 @pytest.fixture
 def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """A node with `DESTINATIONS`, or these; a second one goes on with the first one's journal."""
+    """A node with `DESTINATIONS`, or these; a second one continues with the first one's journal."""
     made: list[Bench] = []
 
     def make(destinations: Sequence[dict[str, Any]] = DESTINATIONS) -> Bench:
@@ -39,7 +39,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
 
 def report_image(bench: Bench, image: FileDataset, probability: float) -> None:
-    """Have an image received, analyzed with this probability, and its study reported."""
+    """Receive an image, analyze it with this probability, and report its study."""
     bench.model.probabilities = [probability]
     bench.receive(image)
     bench.work()

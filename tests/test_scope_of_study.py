@@ -1,4 +1,4 @@
-"""What becomes of studies with images that the model does not know."""
+"""Studies with images outside the model's scope."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pacs_node.report.text import as_text
 
 @dataclass
 class Picky(Brightness):
-    """Knows wrists, and no image whose mean brightness is above `limit`."""
+    """A model of wrists, to which images whose mean brightness exceeds `limit` are unknown."""
 
     limit: float = 0.8
     scope_limit: float = 1.0
@@ -46,7 +46,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def white(image: FileDataset) -> FileDataset:
-    """The same object with an image that is all but white."""
+    """The same object with an almost white image."""
     pixels = np.full((image.Rows, image.Columns), 4095, np.uint16)
     pixels[0] = 0
     image.PixelData = pixels.tobytes()

@@ -1,4 +1,4 @@
-"""What becomes of a study, from its arrival in the spool to its results: everything real but the network."""
+"""A study from the spool to its results, with everything real but the network."""
 
 import errno
 import subprocess
@@ -289,7 +289,7 @@ def test_a_lasting_error_of_the_model_ends_in_a_failure_report(
 
 @pytest.fixture
 def build_dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Let no Secondary Capture be built; what is no Exception stands for what ends a process."""
+    """Make building a Secondary Capture raise; a BaseException stands for the death of the process."""
 
     def die(error: BaseException) -> None:
         def build(*_: object) -> None:
@@ -301,7 +301,7 @@ def build_dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Non
 
 
 def died(bench: Bench, image: Dataset) -> None:
-    """Work as a worker that dies at it, whose lease then runs out."""
+    """Work until the worker dies, then let its lease expire."""
     with pytest.raises(KeyboardInterrupt):
         bench.work()
     bench.clock.now += 180

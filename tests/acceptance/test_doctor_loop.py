@@ -1,4 +1,4 @@
-"""`doctor` on a running node with a real PACS: all well, and the whole loop with a phantom."""
+"""`doctor` on a running node with a real PACS: no faults, and the whole loop with a phantom."""
 
 import json
 from collections.abc import Callable, Iterable

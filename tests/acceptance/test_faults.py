@@ -1,6 +1,6 @@
-"""Processes die at every point or stall, the PACS has its moods, senders break off: nothing is lost or twice.
+"""Processes die or stall at every point, the PACS misbehaves, senders break off: nothing is lost or repeated.
 
-`benchmarks/faults.py` is the long form; it takes the seed that a failure here names.
+`benchmarks/faults.py` is the long form; it accepts the seed that a failure here names.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The logs of the real processes: every line says whose it is and of which study, and names nobody."""
+"""The logs of the real processes: every line names its role and study, and no patient."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ port = {port}
 
 @pytest.fixture
 def pacs_port() -> Iterator[int]:
-    """A PACS whose first answers are failures, and which quotes the patient in them."""
+    """A PACS whose first answers are failures that quote the patient."""
     calls = count()
 
     def on_store(event: evt.Event) -> Dataset:

@@ -1,4 +1,4 @@
-"""One node on two machines, each with all roles, over one PostgreSQL and one shared folder."""
+"""One node on two machines, each with all roles, with one PostgreSQL and one shared folder."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -136,7 +136,7 @@ def _encoded(dataset: Dataset) -> bytes:
 
 
 def _shows(capture: np.ndarray, source: Path) -> None:
-    """The SC is the windowed source, upright and not mirrored, as seen where the heat map is faint."""
+    """Check that the SC is the windowed source, upright and not mirrored, where the heat map is faint."""
     display = pixels.prepare(decode.read(source)).display
     size = (capture.shape[1], capture.shape[0])
     expected = np.asarray(Image.fromarray((display * 255).astype(np.uint8)).resize(size), dtype=float)

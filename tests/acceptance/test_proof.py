@@ -1,4 +1,4 @@
-"""A real PACS is asked what it has: counting, storage commitment and reconciliation, with a whole node."""
+"""Counting, storage commitment and reconciliation of a whole node with a real PACS."""
 
 import hashlib
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def upload(orthanc: Orthanc, folder: Path, *images: FileDataset) -> None:
 
 
 def content(file: bytes, folder: Path) -> str:
-    """Digest of the data set alone: the file meta information is whoever's file it is."""
+    """Digest of the data set without the file meta information, which each system writes anew."""
     path = folder / "object.dcm"
     path.write_bytes(file)
     length = read_file_meta_info(path).FileMetaInformationGroupLength

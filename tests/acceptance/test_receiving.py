@@ -1,4 +1,4 @@
-"""What was acknowledged is kept, whatever the disk and the database are doing."""
+"""Acknowledged images are kept, whatever the disk and the database are doing."""
 
 import fcntl
 import os
@@ -34,7 +34,7 @@ OUT_OF_RESOURCES = 0xA700
 
 @dataclass
 class Node:
-    """A node whose processes are started by the test, with a PACS that is well."""
+    """A node whose processes the test starts, with a well-behaved PACS."""
 
     folder: Path
     wait_until: WaitUntil
@@ -67,7 +67,7 @@ class Node:
         return bool(association.is_released)
 
     def send(self, seeds: range, rows: int = 64) -> Counter[int]:
-        """Send one study for each seed over one association; how often each status came."""
+        """Send one study for each seed over one association; the count of each status."""
         ae = AE(ae_title="SENDER")
         ae.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1")
         association = ae.associate("127.0.0.1", self.port)

@@ -1,5 +1,4 @@
-"""A process stands still with work in hand until its lease has run out and another has done the work; it
-comes back, and what it then says counts no more."""
+"""A process that resumes after its lease expired, and another has done its work, changes nothing."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What is left after the worst: nothing is lost, nothing comes twice, no process stays behind."""
+"""Killed processes: nothing is lost, nothing is delivered twice, no process stays behind."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def images(folder: Path, seed: int) -> list[Path]:
 
 @pytest.fixture
 def port(free_port: Callable[[], int]) -> int:
-    """Where the PACS will listen."""
+    """The port on which the PACS will listen."""
     return free_port()
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks run and measure every server and stage; how fast they are is no test's business."""
+"""The benchmarks run and measure every server and stage; the times themselves are not tested."""
 
 from __future__ import annotations
 

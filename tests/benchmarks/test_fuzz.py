@@ -1,4 +1,4 @@
-"""The long form of fuzzing: it tries what it is asked to, and sees a child that dies or hangs."""
+"""The long form of fuzzing tries the cases requested, and detects a child that dies or hangs."""
 
 from __future__ import annotations
 

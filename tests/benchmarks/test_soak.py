@@ -1,4 +1,4 @@
-"""The soak's verdict: what grows is told from what only goes up and down."""
+"""The soak's verdict distinguishes growth from fluctuation."""
 
 import runpy
 import sys

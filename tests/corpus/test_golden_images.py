@@ -1,6 +1,6 @@
-"""The pixel chain against an independent one, dcmtk's rendering of the first window.
+"""The pixel chain compared with an independent one, dcmtk's rendering of the first window.
 
-Percentile windows, which have no such oracle, are held to their properties.
+Percentile windows, which have no such oracle, are tested by their properties.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CASES = {
 def dcmtk(
     path: Path, options: tuple[str, ...], tool: Callable[[str], Path], folder: Path
 ) -> NDArray[np.uint8]:
-    """What dcm2pnm, or its sisters for JPEG and JPEG-LS, show of a file: gray or BGR of 8 bits."""
+    """The rendering by dcm2pnm, or by its variants for JPEG and JPEG-LS: gray or BGR, 8 bits."""
     syntax = dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
     program = "dcml2pnm" if "JPEG-LS" in syntax else "dcmj2pnm" if "JPEG" in syntax else "dcm2pnm"
     out = folder / "out.pnm"

@@ -1,4 +1,4 @@
-"""What the node does with every odd input, as docs/inputs.md says it does."""
+"""The node's handling of every odd input, as documented in docs/inputs.md."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ BAD_VALUES = "Error - Dicom dataset contains invalid data values for Value Repre
 
 @dataclass
 class Done:
-    """A case, and what came of it."""
+    """A case and its run."""
 
     case: Case
     run: Run
 
     @property
     def said(self) -> list[str]:
-        """What came of each file, in a word."""
+        """The outcome of each file in one word."""
         return [re.split("[:;]", outcome)[0] for outcome in self.run.outcomes]
 
 
@@ -123,7 +123,7 @@ def test_the_patient_comes_back_in_the_bytes_that_were_received(done: Done) -> N
 
 
 def test_the_results_are_valid(done: Done, tool: Callable[[str], Path], tmp_path: Path) -> None:
-    """By dicom3tools, dcmtk and dicom-validator: nothing but values of the source that must be repeated."""
+    """dicom3tools, dcmtk and dicom-validator find only invalid values that are copied from the source."""
     for program in ("dciodvfy", "dcentvfy", "dsrdump"):
         tool(program)
     problems: list[str] = []
@@ -150,7 +150,7 @@ def test_the_results_are_valid(done: Done, tool: Callable[[str], Path], tmp_path
 
 
 def names_of(keyword: str) -> tuple[str, ...]:
-    """How validators call an attribute."""
+    """The names that validators use for an attribute."""
     tag = Tag(keyword)
     return (
         f"<{keyword}>",
@@ -162,7 +162,7 @@ def names_of(keyword: str) -> tuple[str, ...]:
 
 
 def one_line_each(lines: list[str]) -> list[str]:
-    """A value with line feeds breaks a validator's line in pieces."""
+    """Join the lines of a message that contains a value with line feeds."""
     whole: list[str] = []
     for line in lines:
         if re.match(r"Error|Warning|[WEF]: |\(0x", line) or not whole:
@@ -202,7 +202,7 @@ def test_no_two_cases_have_one_name() -> None:
 
 
 def test_the_document_is_up_to_date() -> None:
-    """`python -m support.odd_inputs.table` writes it."""
+    """`python -m support.odd_inputs.table` writes the document."""
     assert table.DOCUMENT.read_text(encoding="utf-8") == table.document()
 
 
@@ -220,8 +220,8 @@ def test_a_wrong_picture_would_be_seen(wrong: str, tmp_path: Path) -> None:
         assert_pictured(changed[wrong](), done.shown[0])
 
 
-def test_memory_is_not_taken_for_what_is_refused(tmp_path: Path) -> None:
-    """Absurd sizes are refused in far less memory than they claim, as the kernel counts it."""
+def test_refused_files_take_no_memory(tmp_path: Path) -> None:
+    """Files that claim absurd sizes are refused with little memory, as counted by the kernel."""
     for case in table.groups(tmp_path)["Made to take all memory"]:
         if not case.outcomes[0].startswith("analyzed"):
             contents = case.contents()

@@ -1,4 +1,4 @@
-"""PixelMed's validator over reports of the corpus: one of each form, because each takes it seconds."""
+"""PixelMed's validator on reports of the corpus: one of each form, since each takes seconds."""
 
 from __future__ import annotations
 

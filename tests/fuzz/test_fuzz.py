@@ -1,4 +1,4 @@
-"""The short form of `benchmarks/fuzz.py`, the same in each run: whatever comes in gets its answer."""
+"""The short form of `benchmarks/fuzz.py`, the same in each run: every input is answered."""
 
 from __future__ import annotations
 

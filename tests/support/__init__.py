@@ -1,4 +1,4 @@
-"""Support of the tests: peers, benches, corpora, harnesses; its programs run as `python -m support.NAME`."""
+"""Peers, benches, corpora and harnesses of the tests; programs run as `python -m support.NAME`."""
 
 import os
 from pathlib import Path

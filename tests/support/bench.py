@@ -24,7 +24,7 @@ PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
 
 
 class NoLeases:
-    """Tests are over before a lease is."""
+    """Leases that need no renewal: a test ends before one expires."""
 
     def hold(self, token: str) -> AbstractContextManager[None]:
         """Nothing to renew."""

@@ -1,4 +1,4 @@
-"""What tests in a browser share: Playwright, of which a process holds one only, and a folder of pictures."""
+"""Fixtures of the browser tests: Playwright, one per process, and a folder for screenshots."""
 
 from __future__ import annotations
 

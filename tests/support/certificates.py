@@ -1,4 +1,4 @@
-"""Certificates of a hospital's own authority, made anew for each test session."""
+"""Certificates of a hospital's own authority, issued anew in each test session."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Authority:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The one that everybody trusts."""
+    """The authority that both sides trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """One that nobody trusts."""
+    """An authority that neither side trusts."""
     return Authority(tmp_path_factory.mktemp("stranger"))
 
 
@@ -56,5 +56,5 @@ def destination(port: int, credentials: TlsSettings | None, host: str = "127.0.0
 
 
 def arguments(credentials: TlsSettings) -> list[str]:
-    """dcmtk's options for a certificate of one's own."""
+    """dcmtk's TLS options for a certificate and its authority."""
     return ["+tls", str(credentials.key), str(credentials.certificate), "+cf", str(credentials.ca)]

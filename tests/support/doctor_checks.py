@@ -1,4 +1,4 @@
-"""A node whose faults are planted, and what `doctor` says of it."""
+"""Settings with planted faults, and the checks that `doctor` runs on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pacs_node.operate.doctor import Check, examination
 
 
 def settings(folder: Path, port: int = 0, text: str = "") -> config.Settings:
-    """Settings with a PACS at that port (0: none), and a text after that; min_free_gb is out of the way."""
+    """Settings with a PACS at this port (0: none) and more TOML; no disk space is required."""
     pacs = f'[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
     peers = '[[peers]]\nname = "pacs"\nae_title = "PACS"\n'
     path = folder / "config.toml"
@@ -23,7 +23,7 @@ def settings(folder: Path, port: int = 0, text: str = "") -> config.Settings:
 
 
 def examine(settings: config.Settings, *wanted: str) -> list[Check]:
-    """The checks of these steps; without any named, all but the slow ones about the model."""
+    """The checks of the steps named; by default of all but the slow ones about the model."""
     image = phantom.dataset(1, rows=256, columns=200)
     with closing(Database(settings.database_url)) as database:
         steps = examination.steps(settings, "config.toml", database, image)
@@ -34,11 +34,11 @@ def examine(settings: config.Settings, *wanted: str) -> list[Check]:
 
 
 def failed(checks: list[Check]) -> list[tuple[str, str]]:
-    """What fails, and what was found."""
+    """Subject and finding of each failed check."""
     return [(check.what, check.found) for check in checks if check.state == "fail"]
 
 
 def only_fault(checks: list[Check]) -> Check:
-    """The one check that fails; there must be no other."""
+    """The only check that fails."""
     (fault,) = [check for check in checks if check.state == "fail"]
     return fault

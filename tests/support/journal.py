@@ -18,7 +18,7 @@ from pacs_node.records import Analysis, Arrival, Finding, Instance, ModelIdentit
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -125,7 +125,7 @@ class Steps:
 
 
 def commit_results(database: Database, paths: Sequence[Path], destination: str) -> None:
-    """One reported study 1.2 with these files as its results, all due for one destination."""
+    """Insert a reported study 1.2 with these files as its results, all due for one destination."""
     study = {"id": 1, "study_instance_uid": "1.2", "state": "REPORTED", "revision": 1, "due_at": 0.0}
     times = {"first_received_at": 0.0, "last_received_at": 0.0}
     report = {"id": 1, "study_id": 1, "revision": 1, "inputs_key": "k", "outcome": "NEGATIVE", "summary": ""}

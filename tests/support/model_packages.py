@@ -89,7 +89,7 @@ def write_onnx(folder: Path, *members: package.Member, size: int = 128, **shown:
 
 
 def write_untrained(folder: Path, *, positive: bool = True) -> Path:
-    """Write a package that calls every image positive, or none; its folder."""
+    """Write a package with untrained weights that calls every image positive, or none; its folder."""
     import torch
     from safetensors.torch import save_file
 

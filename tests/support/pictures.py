@@ -1,4 +1,4 @@
-"""Small data sets: pictures that are unlike each other, and tables of them."""
+"""Small training sets: pictures that differ from each other, and tables of labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def picture(seed: int, rows: int = 80, columns: int = 64) -> NDArray[np.uint8]:
-    """A picture unlike that of any other seed."""
+    """A picture that differs from that of any other seed."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (rows // 8, columns // 8), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC), np.uint8)

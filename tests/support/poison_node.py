@@ -1,4 +1,4 @@
-"""A worker for images that are poison: what ImageComments says happens when such an image is decoded.
+"""A worker that fails on poisonous images, in the way that their ImageComments names, when it decodes them.
 
 Run as a program with the configuration's path; `supervise` starts it again when it has died. Its waits are
 short and its model is torch-free.

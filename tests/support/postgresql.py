@@ -28,7 +28,7 @@ USER, PASSWORD = "pacs", "secret-of-the-tests"
 
 
 class Server:
-    """A PostgreSQL server in a folder of its own, on 127.0.0.1, that may forget all when the machine dies."""
+    """A PostgreSQL server in a folder of its own, on 127.0.0.1, without protection against power failures."""
 
     def __init__(self, programs: Path, folder: Path, port: int) -> None:
         self.port = port
@@ -84,7 +84,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it at once, and with it all connections."""
+        """Stop it at once, and with it all connections."""
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(60)
@@ -96,7 +96,7 @@ class Server:
         return self.url(name)
 
     def drop(self, url: str) -> None:
-        """Remove a database, whoever is still connected."""
+        """Drop a database, even one with open connections."""
         name = url.rpartition("/")[2]
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -138,13 +138,13 @@ def postgresql(missing: Callable[[object], NoReturn], free_port: Callable[[], in
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_kind(request: pytest.FixtureRequest) -> str:
-    """On which kind of database a test runs: once on each."""
+    """The kind of database; a test runs once on each."""
     return str(request.param)
 
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseUrl]:
-    """Make an empty journal of a kind; it is gone after the test."""
+    """Make an empty journal on a kind of database; it is dropped after the test."""
     made: list[str] = []
 
     def make(kind: str) -> str:

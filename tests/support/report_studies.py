@@ -1,4 +1,4 @@
-"""Studies to report on, made by hand: headers, findings and requests that a test alters where it wants."""
+"""Report requests made by hand: headers, findings and requests that a test can alter."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PREDECESSOR = Predecessor("2.25.9001", "2.25.9002", "1.2.840.10008.5.1.4.1.1.88.
 
 
 def header(number: int = 1, **attributes: Any) -> Dataset:
-    """The header of a DX wrist of 600 x 400 pixels as it comes from a file; None removes an attribute."""
+    """The header of a DX wrist of 600 x 400 pixels as read from a file; None removes an attribute."""
     source = Dataset()
     source.SpecificCharacterSet = "ISO_IR 100"
     source.SOPClassUID = DigitalXRayImageStorageForPresentation
@@ -78,7 +78,7 @@ def header(number: int = 1, **attributes: Any) -> Dataset:
 
 
 def reread(source: Dataset) -> Dataset:
-    """Write it and read it again, so that its elements are as raw as those that arrive."""
+    """Write and read a data set, so that its elements are as raw as those of received files."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = io.BytesIO()
@@ -89,7 +89,7 @@ def reread(source: Dataset) -> Dataset:
 
 
 def finding(probability: float, source: Dataset, key: str = "") -> Finding:
-    """What a model would say: if positive, with one region over the hottest of its 7 x 7 cells."""
+    """A finding with this probability; if positive, with one region over the hottest of 7 x 7 cells."""
     values = np.zeros((7, 7), np.float32)
     values[3, 2], values[3, 3], values[4, 2], values[2, 2] = 1, 0.7, 0.6, 0.4
     step = (source.Columns / 7, source.Rows / 7)
@@ -106,7 +106,7 @@ def finding(probability: float, source: Dataset, key: str = "") -> Finding:
 
 
 def image(source: Dataset, probability: float | None, number: int = 1) -> ImageResult:
-    """An image with its finding; without one (probability None) it could not be decoded."""
+    """An image with its finding; with the probability None, one that could not be decoded."""
     instance = Instance(
         id=number,
         study_id=1,
@@ -133,7 +133,7 @@ def image(source: Dataset, probability: float | None, number: int = 1) -> ImageR
 
 
 def request(*images: ImageResult, **fields: Any) -> ReportRequest:
-    """A request for these images; without any, for a positive and a negative view of one wrist."""
+    """A request for these images, by default a positive and a negative view of one wrist."""
     images = images or (image(header(1), 0.8731, 1), image(header(2), 0.12, 2))
     plain = ReportRequest(
         node=NODE,
@@ -148,7 +148,7 @@ def request(*images: ImageResult, **fields: Any) -> ReportRequest:
 
 
 def shapes() -> dict[str, ReportRequest]:
-    """Every kind of report that there is."""
+    """A request for every kind of report."""
     return {
         "positive": request(),
         "negative": request(image(header(2), 0.12, 2)),
@@ -161,6 +161,6 @@ def shapes() -> dict[str, ReportRequest]:
 
 
 def display(source: Dataset) -> NDArray[np.float32]:
-    """Pixels to show: a ramp from the left to the right."""
+    """Displayed pixels: a ramp from left to right."""
     ramp = np.linspace(0, 1, source.Columns, dtype=np.float32)
     return np.repeat(ramp[None], source.Rows, axis=0)

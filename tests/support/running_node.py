@@ -1,4 +1,4 @@
-"""The node as its users run it: `pacs-node serve`, as processes of their own."""
+"""A node as its users run it: `pacs-node serve` in processes of its own."""
 
 import json
 import os
@@ -18,7 +18,7 @@ WaitUntil = Callable[[Callable[[], object], float], None]
 
 
 class RunningNode:
-    """One node: its folder, its configuration, and the processes that `serve` started."""
+    """A node's folder, its configuration, and the processes that `serve` started."""
 
     def __init__(self, folder: Path, address: Address, wait_until: WaitUntil, config: str) -> None:
         self.address = address
@@ -44,7 +44,7 @@ class RunningNode:
             raise
 
     def is_ready(self) -> bool:
-        """Whether `status` says so."""
+        """Whether `status` reports the node as ready."""
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text(errors="replace")
         return self.run("status").returncode == 0
@@ -54,17 +54,17 @@ class RunningNode:
         return subprocess.run([*self._command(), *arguments], capture_output=True, text=True, check=False)
 
     def ask(self, *arguments: str) -> Any:
-        """The JSON that a command prints."""
+        """The JSON printed by a command."""
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def pids(self) -> list[int]:
-        """The supervisor and the roles."""
+        """The process ids of the supervisor and the roles."""
         assert self._process is not None
         roles = [role["pid"] for role in self.ask("status")["roles"]]
         return [self._process.pid, *roles]
 
     def kill(self) -> None:
-        """SIGKILL to every process at once: no chance to finish anything."""
+        """Send SIGKILL to every process at once."""
         pids = self.pids()
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -74,30 +74,30 @@ class RunningNode:
         self._wait_until(lambda: not any(map(is_running, pids)), 10)
 
     def kill_supervisor(self) -> None:
-        """SIGKILL to the supervisor alone."""
+        """Send SIGKILL to the supervisor alone."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def is_running(self) -> bool:
-        """Whether the supervisor lives."""
+        """Whether the supervisor runs."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM; returns the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(60)
 
     def is_settled(self, studies: int) -> bool:
-        """Whether so many studies are known and nothing is left to do for any of them."""
+        """Whether exactly so many studies are known and all of them are in a final state."""
         rows = self.ask("studies", "--limit", "1000")
         final = {"DELIVERED", "SKIPPED", "FAILED", "QUARANTINED"}
         return len(rows) == studies and all(row["state"] in final for row in rows)
 
     @property
     def log(self) -> str:
-        """What it printed."""
+        """The log of all processes."""
         return self._log.read_text(errors="replace")
 
     def _command(self) -> list[str]:
@@ -105,7 +105,7 @@ class RunningNode:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process lives; a zombie that nobody waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A storage SCP that answers as it is told."""
+"""A storage SCP with scripted answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def listen(
 
 @dataclass
 class Pacs:
-    """`answers` are given in their order, then 0x0000; `abort` ends each association at its first object."""
+    """Gives `answers` in their order, then 0x0000; `abort` ends each association at its first object."""
 
     answers: list[int] = field(default_factory=list)
     abort: bool = False
@@ -42,7 +42,7 @@ class Pacs:
     server: ThreadedAssociationServer | None = None
 
     def start(self, known_titles: Sequence[str] = (), name: str = "pacs", **rules: object) -> Destination:
-        """Listen; the settings under which a node sends here. It takes calls of `known_titles`, or of all."""
+        """Listen, and return a node's destination; only `known_titles` may call, by default anyone."""
         ae = AE(ae_title="PACS")
         ae.require_calling_aet = list(known_titles)
         ae.supported_contexts = list(self.contexts)

@@ -45,7 +45,7 @@ ALLOWED = {"SOP Common: (0018,A001) / (0018,1002): TagUnexpected": "DeviceUID ca
 
 
 def problems(dataset: Dataset) -> list[str]:
-    """What dicom-validator finds wrong in an object: module, tag within its sequences, what."""
+    """The problems that dicom-validator has with an object: module, tag within its sequences, message."""
     result = IODValidator(dataset, tables(), error_handler=ValidationResultHandlerBase()).validate()
     found = [
         f"{module}: {tag}: {error.code.name}"
@@ -59,7 +59,7 @@ def problems(dataset: Dataset) -> list[str]:
 
 @cache
 def tables() -> DicomInfo:
-    """The tables of our objects' IODs in dicom-validator's form."""
+    """The tables of the results' IODs in dicom-validator's form."""
     dictionary = {
         row["tag"]: {"name": row["name"], "vr": row["valueRepresentation"], "vm": row["valueMultiplicity"]}
         for row in read("attributes")
@@ -90,7 +90,7 @@ def tables() -> DicomInfo:
 
 
 def read(name: str) -> list[dict[str, Any]]:
-    """One of the tables of dicom-standard."""
+    """A table of dicom-standard."""
     rows: list[dict[str, Any]] = json.loads((TABLES / f"{name}.json").read_text(encoding="utf-8"))
     return rows
 
@@ -101,7 +101,7 @@ def _put(
     dictionary: dict[str, dict[str, str]],
     parser: ConditionParser,
 ) -> None:
-    """A row at its place in the sequences of its module; of several for one attribute the first counts."""
+    """Put a row at its place in the sequences of its module; the first row of an attribute counts."""
     place = module
     *outer, _ = row["path"].split(":")[1:]
     for number in outer:
@@ -117,7 +117,7 @@ def _put(
 
 
 def _nest(modules: dict[str, dict[str, Any]]) -> None:
-    """Give content items what the flat table lost."""
+    """Nest content items, as the flat table does not."""
     root = modules[CONTENT]
     item = root["(0040,A730)"]["items"]
     for level in (root, item):

@@ -1,4 +1,4 @@
-"""The DICOM world's own validators, run on files of ours, and what of their output is allowed.
+"""Independent DICOM validators run on the node's files, and the findings that are allowed.
 
 Each function returns the problems that a validator has with a file, without those that `ALLOWED` explains.
 They need the programs in `PROGRAMS`; a test that calls them asks the `tool` fixture for those first.
@@ -69,7 +69,7 @@ def dcentvfy(*paths: Path) -> list[str]:
 
 
 def dsrdump(path: Path) -> list[str]:
-    """dcmtk: whether it reads the report; what it prints on standard error, and its exit status."""
+    """dcmtk: the standard error and exit status of reading the report."""
     done = subprocess.run(["dsrdump", str(path)], capture_output=True, check=False)
     return _unexplained(done.stderr.decode(errors="replace")) + (
         [f"exit status {done.returncode}"] if done.returncode else []

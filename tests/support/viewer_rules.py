@@ -1,6 +1,6 @@
-"""What viewers do with a report, as far as it was seen: written from their side, apart from our own checks.
+"""The observed behaviour of viewers with a report, implemented independently of the node's checks.
 
-Each function gives what the viewer would show, or raises ViewerError where it would show nothing or fail.
+Each function returns what the viewer shows, or raises ViewerError where it shows nothing or fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WEASIS_TYPES |= {"COMPOSITE", "SCOORD"}
 
 
 class ViewerError(Exception):
-    """A viewer shows nothing, or something else than the report says."""
+    """A viewer shows nothing, or something that differs from the report."""
 
 
 def ohif(report: Dataset) -> list[Shape]:
@@ -97,7 +97,7 @@ def _outline(item: Dataset, evidence: list[str]) -> Shape:
 
 
 def _stone_codes(item: Dataset) -> None:
-    """What Stone reads of an item, or reads no more of the report."""
+    """The codes that Stone needs in an item; without one it abandons the report."""
     if "RelationshipType" not in item and "ContentTemplateSequence" not in item:
         raise ViewerError("Stone: an item without a RelationshipType")
     (name,) = item.get("ConceptNameCodeSequence") or [Dataset()]
@@ -196,6 +196,6 @@ def items(item: Dataset) -> Iterator[Dataset]:
 
 
 def code(item: Dataset) -> str:
-    """The code of its name."""
+    """The code of an item's concept name."""
     names = item.get("ConceptNameCodeSequence") or []
     return str(names[0].CodeValue) if names else ""

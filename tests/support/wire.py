@@ -13,7 +13,7 @@ CHUNK = 4096
 
 @dataclass
 class Wire:
-    """What goes wrong on it. Bytes are counted for each connection anew.
+    """The faults of the wire. Bytes are counted per connection.
 
     `hold_answers_at`: after so many bytes of answers nothing comes any more, and nobody hangs up.
     `cut_answers_at`: after so many bytes of answers both sides find the connection closed.
@@ -47,7 +47,7 @@ class Wire:
 
 @contextmanager
 def wire(to: int, **faults: float | None) -> Iterator[Wire]:
-    """A wire to a port of 127.0.0.1; its own `port` is where to connect."""
+    """Open a wire to a port of 127.0.0.1; clients connect to its own `port`."""
     line = Wire(to, **faults)  # type: ignore[arg-type]
     carriers: list[threading.Thread] = []
     ends: list[socket.socket] = []

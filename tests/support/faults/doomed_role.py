@@ -1,4 +1,4 @@
-"""Roles of the node as processes that die where a plan says: the fault harness's entry point.
+"""Roles of the node as processes that die at a planned point: the entry point of the fault harness.
 
 It imports everything once and forks a role for each line of JSON on its standard input, so that a role
 starts in hundredths of a second; the line is answered with the process's id. The model is torch-free. To die,
@@ -90,7 +90,7 @@ ROLES: dict[str, Callable[[Settings, Any], None]] = {
 
 
 def hurry() -> None:
-    """Make the waits of a node short: what takes it half a minute to notice takes two seconds here."""
+    """Shorten the waits of a node: two seconds instead of half a minute."""
     queue.LEASE_SECONDS = processes.LEASE_SECONDS = LEASE_SECONDS  # type: ignore[attr-defined]
     lifecycle.BEAT_SECONDS, lifecycle.POLL_SECONDS = LEASE_SECONDS / 5, 0.05
     receive.GATHER_SECONDS = 0.02
@@ -102,7 +102,7 @@ def hurry() -> None:
 
 
 def arm(how: str, point: str, n: int, say: Callable[[str], None]) -> None:
-    """Let this process die "before" or "after" the n-th call at this point, or stand still before it."""
+    """Make this process die "before" or "after" the n-th call of this function, or stall before it."""
     _, home, name = POINTS[point]
     real = getattr(home, name)
     calls = 0
@@ -130,7 +130,7 @@ def arm(how: str, point: str, n: int, say: Callable[[str], None]) -> None:
 
 
 def _between_heartbeats() -> threading.Lock:
-    """Held, the thread of the heartbeat is in no transaction: who stalls there would stop all others, too."""
+    """A lock that keeps the heartbeat out of transactions: stalling inside one would block every process."""
     resting = threading.Lock()
 
     def guard(real: Callable[..., None]) -> Callable[..., None]:
@@ -146,7 +146,7 @@ def _between_heartbeats() -> threading.Lock:
 
 
 def run(role: str, config: Path, crash: list[Any] | None, hurried: bool) -> NoReturn:
-    """The life of a role in the forked process; how it ended is a line in the file `deaths`."""
+    """Run a role in the forked process; the file `deaths` gets a line about how it ended."""
 
     def say(how: str) -> None:
         line = os.open(config.parent / "deaths", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -174,7 +174,7 @@ def run(role: str, config: Path, crash: list[Any] | None, hurried: bool) -> NoRe
 
 
 def main() -> None:
-    """Fork what standard input asks for."""
+    """Fork a role for each line on standard input."""
     # The kernel takes the dead away, so that a process that exists is one that lives.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The node's promise, checked after a run of the fault harness."""
+"""The node's invariants, checked after a run of the fault harness."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.faults.senders import Image, data_sha256
 
 @dataclass
 class Figures:
-    """What a run did and what it found; `violations` is empty where the promise held."""
+    """The figures of a run; `violations` is empty if all invariants held."""
 
     seed: str
     kills: int = 0
@@ -50,12 +50,12 @@ class Figures:
     violations: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For a machine."""
+        """The figures as JSON types."""
         return asdict(self)
 
 
 class Check:
-    """The promise, point by point; what does not hold becomes a violation of the figures."""
+    """The invariants; each one that does not hold becomes a violation in the figures."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Check:
             self._reports = connection.execute(sa.select(ReportRow.__table__)).all()
 
     def all(self) -> None:
-        """Everything."""
+        """Check every invariant."""
         figures = self._figures
         figures.studies, figures.images = len(self._studies), len(self._instances)
         figures.acknowledged = sum(image.acknowledged for image in self._images)

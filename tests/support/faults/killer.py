@@ -1,4 +1,4 @@
-"""The node's processes in the fault harness, and what kills them."""
+"""The node's processes in the fault harness, and the killer of them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from support.faults.doomed_role import HELD, LEASE_SECONDS, OFTEN, POINTS, ROLES
 
 
 class Processes:
-    """The node's processes, forked by `doomed_role`; each knows from its start how it will die.
+    """The node's processes, forked by `doomed_role`; each is given its way to die when it starts.
 
-    `hurried`: with waits of two seconds where the product has half a minute.
+    `hurried`: with waits of two seconds instead of half a minute.
     """
 
     def __init__(self, folder: Path, hurried: bool = True) -> None:
@@ -37,7 +37,7 @@ class Processes:
         )
 
     def start(self, role: str, config: Path, crash: tuple[str, str, int] | None = None) -> int:
-        """Start a role; `crash`: "before", "after" or "stalled before", the point, and at which call."""
+        """Start a role; `crash` is ("before", "after" or "stalled before", function, number of the call)."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         line = json.dumps({"role": role, "config": str(config), "crash": crash, "hurried": self._hurried})
@@ -46,19 +46,19 @@ class Processes:
         return int(self._nursery.stdout.readline())
 
     def deaths(self) -> dict[int, str]:
-        """How processes ended that were not killed from outside, by their id: a point, an error or "end"."""
+        """By process id: how each ended that was not killed from outside: a point, an error or "end"."""
         if not self._deaths.exists():
             return {}
         lines = (line.split("\t") for line in self._deaths.read_text().splitlines())
         return {int(pid): how for pid, _, how in lines}
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill the processes that still run."""
         self._nursery.communicate()
 
 
 def is_alive(pid: int) -> bool:
-    """Whether this process exists; its parent lets no dead ones stay."""
+    """Whether this process exists; its parent reaps the dead."""
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
         return True
@@ -67,7 +67,7 @@ def is_alive(pid: int) -> bool:
 
 @dataclass
 class Life:
-    """A process, and how it is to go on."""
+    """A running process and when it is to be killed or woken."""
 
     pid: int
     dies_at: float
@@ -78,7 +78,7 @@ class Life:
 
 
 class Doom:
-    """Keeps the roles running and kills them: at a point, at a moment, or all at once. Some only stall.
+    """Keeps the roles running and kills them: at a point, at random, or all at once. Some only stall.
 
     `crew`: the roles of each machine.
     """
@@ -100,11 +100,11 @@ class Doom:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process that does each role, of several the last one."""
+        """A process of each role, the last one started."""
         return {self._places[number][0]: life.pid for number, life in self._running.items()}
 
     def tend(self, deadly: bool) -> None:
-        """Start what is dead, kill whose time is up; without `deadly` every process may live."""
+        """Start dead roles and kill those whose time is up; without `deadly`, kill none."""
         now = time.monotonic()
         if deadly and now > self._all_at:
             for number, running in list(self._running.items()):
@@ -123,13 +123,13 @@ class Doom:
                 self._running[number] = self._bear(number, deadly, now)
 
     def spare(self) -> None:
-        """Replace every process by one that is not doomed."""
+        """Replace every process by one that will not be killed."""
         for number in list(self._running):
             self._kill(number, "all at once")
         self.tend(deadly=False)
 
     def stop(self) -> None:
-        """SIGTERM to all; an error is one that does not end, or not in order."""
+        """Send SIGTERM to all; a process that does not end, or not cleanly, is an error."""
         pids = {life.pid: self._places[number][0] for number, life in self._running.items()}
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -161,7 +161,7 @@ class Doom:
         return life
 
     def _wake(self, life: Life, now: float) -> None:
-        """Let a process that stalled go on when its leases have run out, and live a little longer."""
+        """Resume a stalled process once its leases have expired, and let it live a little longer."""
         if not life.wakes_at:
             life.wakes_at = now + life.seconds
         elif now > life.wakes_at:
@@ -170,7 +170,7 @@ class Doom:
             life.stalls, life.wakes_at, life.dies_at = "", 0.0, now + LEASE_SECONDS
 
     def _deal(self, number: int) -> tuple[str, str]:
-        """Begin the role's points anew, in another order; each comes once before any comes again."""
+        """Shuffle the role's points: each is used once before any is used again."""
         role = self._places[number][0]
         points = [point for point, (roles, _, _) in POINTS.items() if role in roles]
         deck = [(how, point) for point in points for how in ("before", "after")]

@@ -1,4 +1,4 @@
-"""A PACS with moods: down, slow, refusing, half-accepting; it remembers every byte that it was ever sent."""
+"""A PACS with moods: down, slow, refusing or half-accepting. It remembers every object that it was sent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOODS = {
 
 
 class ScriptedPacs:
-    """A storage SCP on 127.0.0.1 whose mood changes with each association, as its seed says."""
+    """A storage SCP on 127.0.0.1 whose mood is drawn anew for each association, from a seed."""
 
     ae_title = "PACS"
 
@@ -64,7 +64,7 @@ class ScriptedPacs:
         self._server = listen(ae, *handlers, port=self.port)
 
     def stop(self) -> None:
-        """Be down: no port, no associations."""
+        """Close the port and abort all associations."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -74,13 +74,13 @@ class ScriptedPacs:
                 association.abort()
 
     def calm(self) -> None:
-        """From now on be well."""
+        """Behave well from now on."""
         self._calm.set()
         if self._server is None:
             self.start()
 
     def stored(self) -> dict[str, bytes]:
-        """By SOP Instance UID: the data sets that it keeps, as they came, without the pixels."""
+        """By SOP Instance UID: the stored data sets as received, without the pixels."""
         with self._lock:
             return dict(self._objects)
 
@@ -124,7 +124,7 @@ class ScriptedPacs:
 
 
 class OrthancPacs:
-    """A real Orthanc in the scripted PACS's place: what it holds in the end."""
+    """A real Orthanc in place of the scripted PACS."""
 
     ae_title = "ORTHANC"
     moody = False
@@ -138,17 +138,17 @@ class OrthancPacs:
         orthanc.rest.put(f"/modalities/{node_ae_title}", value)
 
     def start(self) -> None:
-        """It runs."""
+        """Orthanc runs already."""
 
     def stop(self) -> None:
-        """It goes on, but knows the node no longer."""
+        """Make Orthanc forget the node; it goes on running."""
         self._orthanc.rest.call("DELETE", f"/modalities/{self._node}")
 
     def calm(self) -> None:
-        """It always is."""
+        """Orthanc always behaves well."""
 
     def stored(self) -> dict[str, bytes]:
-        """By SOP Instance UID: the data sets that came from the node, as they came."""
+        """By SOP Instance UID: the data sets that the node sent, as received."""
         rest = self._orthanc.rest
         found = {}
         for instance in rest.get("/instances"):

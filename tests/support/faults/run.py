@@ -1,7 +1,7 @@
-"""One run of the fault harness: a node whose processes keep dying, senders, a moody PACS, and the checks.
+"""One run of the fault harness: a node whose processes keep dying, senders, a moody PACS, and the invariants.
 
-All that is chosen follows from the seed: which process dies where, what is sent how, what the PACS does. When
-the threads and processes come by is the machine's choice.
+All choices follow from the seed: which process dies where, what is sent how, what the PACS does. Only the
+timing of threads and processes is the machine's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(
     pacs: ScriptedPacs | OrthancPacs | None = None,
     told: Callable[[Figures], None] = lambda figures: None,
 ) -> Figures:
-    """Kill and stall processes of a node until so many died, let it come to rest, and check its promise.
+    """Kill and stall processes of a node `kills` times, wait until it is idle, and check the invariants.
 
     Each of the `machines` has all roles and a port of its own; they share the database and the folder.
     `told` is called now and then with the figures so far.
@@ -111,7 +111,7 @@ def run(
 def come_to_rest(
     figures: Figures, doom: Doom, senders: Senders, pacs: ScriptedPacs | OrthancPacs, settings: Settings
 ) -> None:
-    """Wait until nothing is left to do, stop the processes and check the promise."""
+    """Wait until nothing is left to do, stop the processes and check the invariants."""
     with closing(Database(settings.database_url)) as journal:
         before, since = dict[str, int](), time.monotonic()
         while left := unfinished(journal, settings.storage.path):
@@ -149,7 +149,7 @@ def _change(pacs: ScriptedPacs, weather: random.Random) -> float:
 
 
 def unfinished(journal: Database, storage: Path) -> dict[str, int]:
-    """What is left to do; empty where the node is at rest."""
+    """The work that is left; empty when the node is idle."""
     left: dict[str, int] = {"spooled": len(list((storage / "spool" / "new").iterdir()))}
     todo = (
         (InstanceRow, InstanceState.RECEIVED),
@@ -164,7 +164,7 @@ def unfinished(journal: Database, storage: Path) -> dict[str, int]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

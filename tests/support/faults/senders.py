@@ -1,4 +1,4 @@
-"""Studies on their way to the node as PACSs send them: interleaved, in parallel, cut off, again."""
+"""Senders of studies as PACSs send them: interleaved, in parallel, cut off, repeated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SENDERS = 3
 
 @dataclass(eq=False)
 class Image:
-    """One image to send, and what became of it."""
+    """One image to send, and how often it was acknowledged."""
 
     path: Path
     study: str
@@ -44,7 +44,7 @@ class Image:
 
 @dataclass
 class Senders:
-    """Studies on their way to the node as PACSs send: interleaved, in parallel, cut off, again."""
+    """Sends studies to the node as PACSs do: interleaved, in parallel, cut off, repeated."""
 
     ports: Sequence[int]
     folder: Path
@@ -75,7 +75,7 @@ class Senders:
             thread.start()
 
     def join(self) -> None:
-        """Return when all that was begun is acknowledged; `enough` must be set."""
+        """Return when every image of the studies begun is acknowledged; `enough` must be set."""
         for thread in self._threads:
             thread.join()
 
@@ -90,7 +90,7 @@ class Senders:
             self.enough.wait(dice.uniform(0.02, 0.25))
 
     def _take(self, dice: random.Random) -> list[Image]:
-        """A few images of those that wait, across studies; new studies while it is not enough."""
+        """A few waiting images of several studies; begins new studies until `enough` is set."""
         now = time.monotonic()
         with self._lock:
             self._release_late(now)
@@ -146,7 +146,7 @@ class Senders:
         self._late = [image for image in self._late if image.study not in reported]
 
     def _send(self, batch: list[Image], dice: random.Random) -> None:
-        """One association; what is not acknowledged waits again, as a PACS does it."""
+        """Send over one association; images that are not acknowledged wait again, as in a PACS."""
         way = dice.choices(("whole", "aborted", "cut"), (6, 1, 2))[0]
         cut_at = dice.randint(1, 4 * len(batch)) if way == "cut" else 0
         stop_at = dice.randrange(len(batch)) if way == "aborted" else len(batch)
@@ -193,13 +193,13 @@ def _wake(event: evt.Event) -> None:
 
 
 class _Cut:
-    """Ends the connection right after the n-th PDU, without a word."""
+    """Shuts the connection down right after the n-th PDU, without an A-ABORT."""
 
     def __init__(self, at: int) -> None:
         self._left = at
 
     def on_sent(self, event: evt.Event) -> None:
-        """Count, and cut."""
+        """Count the PDUs and cut the connection after the last one."""
         self._left -= 1
         connection = event.assoc.dul.socket
         if self._left == 0 and connection is not None and connection.socket is not None:
@@ -208,7 +208,7 @@ class _Cut:
 
 
 def data_sha256(path: Path) -> str:
-    """Of a file's data set: what C-STORE carries."""
+    """Digest of a file's data set, which is what C-STORE carries."""
     with path.open("rb") as file:
         meta = read_file_meta_info(path)
         file.seek(132 + 12 + meta.FileMetaInformationGroupLength)

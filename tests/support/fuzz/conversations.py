@@ -1,7 +1,7 @@
-"""A storage SCP in a process of its own, and those who have conversations with it that nobody should have.
+"""A storage SCP in a process of its own, and peers that send it malformed conversations.
 
-As a program it is the role `receive`, in which a sender that stalls is cut off after STALL_SECONDS. What its
-threads die of goes to standard error, the port to standard output.
+As a program it is the role `receive`, which cuts off a stalled sender after STALL_SECONDS. Errors that end a
+thread go to standard error, the port to standard output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 
 def small(seed: int) -> FileDataset:
-    """An image of few bytes: there are few places in it that are alike."""
+    """An image of few bytes, so that mutations rarely hit equivalent places."""
     image = phantom.dataset(seed, rows=64, columns=64)
     image.Rows = image.Columns = 8
     image.PixelData = image.PixelData[:128]
@@ -33,7 +33,7 @@ def small(seed: int) -> FileDataset:
 
 
 def record(port: int) -> list[bytes]:
-    """The PDUs with which one small image is sent: request, C-STORE command and data, release."""
+    """The PDUs that send one small image: association request, C-STORE command and data, release request."""
     told: list[bytes] = []
     image = small(1)
     ae = AE(ae_title="SENDER")
@@ -47,7 +47,7 @@ def record(port: int) -> list[bytes]:
 
 
 def send(port: int, conversation: Stream, patience: float = 30.0) -> str:
-    """Have this conversation; what the other side did: answered, hung up, silent, or "hung" for ever."""
+    """Send this conversation; how the other side reacted: answered, hung up, silent, or hung."""
     answered = False
     with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,6 +1,6 @@
-"""Data sets nobody should send: an X-ray whose attributes are absent, of other VRs, of any value, or nested.
+"""Arbitrary data sets: an X-ray whose attributes are absent, of other VRs, of any value, or nested.
 
-As a program: how many of them to try, with which seed, in which folder.
+As a program it takes how many of them to try, a seed and a folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CHARACTERS = st.characters(codec="utf-8") | st.sampled_from("\\^=\x1b\0/ .-+eE01
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:
-    """An element in Explicit VR Little Endian, whatever it holds (PS3.5 7.1.2)."""
+    """An element in Explicit VR Little Endian with any value (PS3.5 7.1.2)."""
     head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
     if vr in files.LONG_VRS:
         return head + struct.pack("<HI", 0, len(value)) + value
@@ -51,7 +51,7 @@ def element(tag: int, vr: bytes, value: bytes) -> bytes:
 
 @cache
 def base() -> tuple[bytes, dict[int, bytes]]:
-    """The X-ray to begin with: preamble and file meta, and its elements by tag."""
+    """The original X-ray: preamble and file meta, and its elements by tag."""
     data = as_bytes(xray())
     found = files.elements(data)
     made = {}
@@ -75,7 +75,7 @@ VALUES = st.one_of(
 
 @st.composite
 def elements(draw: st.DrawFn, depth: int = 2) -> tuple[int, bytes]:
-    """A tag and the element: mostly what the node reads, in its own VR."""
+    """A tag and its element: mostly those that the node reads, in the right VR."""
     tag = draw(st.sampled_from(TAGS) | st.integers(0x00080000, 0x7FE0000F))
     try:
         known = dictionary_VR(tag)[:2].encode()
@@ -94,7 +94,7 @@ def elements(draw: st.DrawFn, depth: int = 2) -> tuple[int, bytes]:
 
 @st.composite
 def any_file(draw: st.DrawFn) -> bytes:
-    """A file: the X-ray without some of its elements, with others in their place or besides."""
+    """A file: the X-ray with some elements removed, replaced or added."""
     head, known = base()
     absent = draw(st.lists(st.sampled_from(sorted(known)), max_size=4))
     made = {tag: data for tag, data in known.items() if tag not in absent}
@@ -104,7 +104,7 @@ def any_file(draw: st.DrawFn) -> bytes:
 
 
 def main() -> None:
-    """Try so many; the smallest file that fails is left in the folder as failing.dcm."""
+    """Try data sets; the smallest one that fails is left in the folder as failing.dcm."""
     count, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     fuzz_bench.quiet()
     node, told = fuzz_bench.FuzzBench(folder / "node"), Counter[str]()

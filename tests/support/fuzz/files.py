@@ -1,8 +1,8 @@
-"""Files nobody should send: the corpus' and those of real devices, damaged in ways that follow from a seed.
+"""Damaged files: those of the corpus and of real devices, mutated from a seed.
 
-What is damaged is drawn by `random.Random(f"{seed}-{number}")`, so that a case is made again from its two
-numbers alone. Bits flip, bytes go, come and change places; element by element, values, lengths, VRs and tags
-become others; the beginning of one file goes on as another.
+Mutations are drawn by `random.Random(f"{seed}-{number}")`, so that these two numbers reproduce a case. Bits
+flip; bytes are removed, added and swapped; values, lengths, VRs and tags of elements change; the head of one
+file continues with the tail of another.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ ODD_TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A file to begin with."""
+    """A file to mutate."""
 
     name: str
     data: bytes
@@ -81,7 +81,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """Where an element of the data set lies in the file: tag, VR and length, then its value."""
+    """The offsets of an element in the file: tag, VR and length, then its value."""
 
     start: int
     value: int
@@ -90,7 +90,7 @@ class Element:
 
 
 def seeds(real: Path | None) -> list[Seed]:
-    """Each file of the corpus, and those of real devices in a folder."""
+    """The files of the corpus, and those of real devices in a folder."""
     made = [
         Seed(f"{name} {number}", content, False)
         for name, case in table.cases().items()
@@ -103,7 +103,7 @@ def seeds(real: Path | None) -> list[Seed]:
 
 
 def case(seed: str, number: int, begin: Sequence[Seed]) -> tuple[str, list[bytes]]:
-    """What was done to which files, and the files of one study: mostly one, sometimes two versions of one."""
+    """The mutation's name, and the files of one study: mostly one, sometimes two versions of one."""
     dice = Random(f"{seed}-{number}")
     real = [one for one in begin if one.real]
     made = [one for one in begin if not one.real]
@@ -120,7 +120,7 @@ def case(seed: str, number: int, begin: Sequence[Seed]) -> tuple[str, list[bytes
 
 
 def elements(data: bytes) -> list[Element]:
-    """The elements of the data set, in the file's order, as far as they can be read."""
+    """The elements of the data set in file order, as far as they can be read."""
     found: list[Element] = []
     with suppress(InputError), parsing(lambda error: InputError(str(error))):
         dataset = dcmread(BytesIO(data))
@@ -140,7 +140,7 @@ Change = Callable[[Random, bytes, Sequence[Seed]], bytes]
 
 
 def place(dice: Random, data: bytes) -> int:
-    """A place in the file: as often in the header as in all of it, or where the pixel data begins."""
+    """A random offset in the file, in its header or at the start of the pixel data, with equal chances."""
     pixels = data.rfind(b"\xe0\x7f\x10\x00", 0, len(data))
     spans = [(0, len(data)), (132, min(HEADER, len(data)))]
     if pixels > 0:
@@ -199,7 +199,7 @@ def swap_elements(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
 
 
 def swap_values(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    """Two elements of one header form change their values, with the lengths."""
+    """Swap the values and lengths of two elements with the same form of header."""
     found = elements(data)
     if len(found) < 2:
         return data
@@ -245,7 +245,7 @@ def odd_value(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
 
 
 def odd_number(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    """One of the numbers that describe the pixels (group 0028, US) becomes another."""
+    """Change one of the numbers that describe the pixels (group 0028, US)."""
     found = [one for one in elements(data) if data[one.start : one.start + 2] in (b"\x28\0", b"\0\x28")]
     found = [one for one in found if one.end - one.value == 2]
     if not found:
@@ -300,7 +300,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 def _with_length(data: bytes, element: Element, length: int) -> bytes:
-    """The element's tag and VR with another length, as far as the field takes it."""
+    """The element's tag and VR with another length, truncated to its field."""
     long = not element.explicit or element.value - element.start == 12
     form, most = ("I", 0xFFFFFFFF) if long else ("H", 0xFFFF)
     size = struct.calcsize(form)

@@ -1,6 +1,6 @@
-"""A node without its network that is given files nobody should send, and what came of each.
+"""A node without its network that is given damaged files, and the outcome of each.
 
-As a program it is the child of `benchmarks/fuzz.py`, which tells it one case after the other, and so knows
+As a program it is the child of `benchmarks/fuzz.py`, which sends it one case after the other and so knows
 which one killed it.
 """
 
@@ -44,7 +44,7 @@ ENDS = {"ANALYZED": "analyzed", "FAILED": "analysis_failed", "SKIPPED": "skipped
 
 @dataclass
 class Outcome:
-    """What came of one case."""
+    """The outcome of one case."""
 
     files: list[str] = field(default_factory=list)
     """Of each file: refused, duplicate, skipped, analyzed or failed."""
@@ -63,9 +63,9 @@ class FuzzBench(Bench):
             self._head = dict(connection.execute(sa.select(*AuditHeadRow.__table__.columns)).mappings().one())
 
     def run(self, contents: Sequence[bytes]) -> Outcome:
-        """Receive, register, analyze and report these files; then look whether each has its answer.
+        """Receive, register, analyze and report these files, then check that each has its answer.
 
-        The node is new to them, and forgets them.
+        The node knows no other files, and forgets these afterwards.
         """
         outcome = Outcome()
         try:
@@ -84,7 +84,7 @@ class FuzzBench(Bench):
         return outcome
 
     def _spool(self, content: bytes) -> str | None:
-        """As the SCP does; what it refuses lies in the spool all the same, as after a fault of the disk."""
+        """Spool a file as the SCP does; a refused one stays in the spool, as after a disk fault."""
         try:
             self.files.spool([content], admission.read_header)
         except AdmissionError as error:
@@ -156,7 +156,7 @@ class FuzzBench(Bench):
                 dataset.pixel_array  # noqa: B018 - it can be decoded
 
     def forget(self) -> None:
-        """Make it a node that has seen nothing yet."""
+        """Empty the journal and the file store."""
         with self.database.write() as t:
             for table in reversed(Base.metadata.sorted_tables):
                 if table.name != NodeRow.__tablename__:
@@ -171,14 +171,14 @@ class FuzzBench(Bench):
 
 
 def quiet() -> None:
-    """No log: what it would say is what is looked for in the journal."""
+    """Silence logs and warnings: the outcome is read from the journal."""
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     warnings.simplefilter("ignore")
 
 
 def memory_mb(measure: str) -> float:
-    """VmHWM, the most since this was asked last, or VmRSS, as the kernel counts it, in 10^6 bytes."""
+    """Memory in 10^6 bytes as the kernel counts it: "VmRSS", or "VmHWM", the peak since the last call."""
     lines = Path("/proc/self/status").read_text().splitlines()
     if measure == "VmHWM":
         Path("/proc/self/clear_refs").write_text("5")

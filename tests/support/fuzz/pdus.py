@@ -1,4 +1,4 @@
-"""Conversations nobody should have with a storage SCP, made from one that is in order, as a seed says."""
+"""Malformed conversations with a storage SCP, mutated from a valid one by a seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = (0, 1, 0x8001, 0x10, 0x20, 0x21, 0x30, 0x8030, 0x100, 0x110, 0x120, 0
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What one peer sends, in these pieces, and how it ends."""
+    """The pieces that a peer sends, and how it ends the connection."""
 
     what: str
     pieces: tuple[bytes, ...]
@@ -31,7 +31,7 @@ class Stream:
 
 
 def stream(seed: str, number: int, recorded: Sequence[bytes]) -> Stream:
-    """The conversation of this number; the same for the same seed and recording."""
+    """The conversation of this number, always the same for one seed and recording."""
     dice = Random(f"{seed}-{number}")
     pdus = list(recorded)
     told = []
@@ -48,7 +48,7 @@ Change = Callable[[Random, list[bytes]], list[bytes]]
 
 
 def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
-    """A PDU (PS3.8 9.3), of a length that may be a lie."""
+    """A PDU (PS3.8 9.3), whose stated length may be wrong."""
     return struct.pack(">BBL", kind, 0, len(body) if length is None else length) + body
 
 
@@ -80,7 +80,7 @@ def wrong_length(dice: Random, pdus: list[bytes]) -> list[bytes]:
 
 
 def flood(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    """A PDU that claims 4 GB and goes on for a while."""
+    """A PDU that claims 4 GB and continues for a while."""
     kind, count = dice.choice((REQUEST, DATA)), dice.choice((1, 10, 40))
     head = [] if kind == REQUEST else pdus[:1]
     return [*head, pdu(kind, b"", 0xFFFFFFFF), *[b"\0" * 65536] * count]
@@ -97,7 +97,7 @@ def items(request: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def change_items(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    """Items of the request, presentation contexts above all, in another number, order, length or nesting."""
+    """Change number, order, length or nesting of the request's items, mostly of presentation contexts."""
     if len(pdus[0]) < 80:
         return pdus
     fixed, found = items(pdus[0])
@@ -134,7 +134,7 @@ def change_items(dice: Random, pdus: list[bytes]) -> list[bytes]:
 
 
 def change_pdvs(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    """Presentation data values of a P-DATA PDU of other lengths, contexts and control headers (PS3.8 E)."""
+    """Change lengths, contexts and control headers of presentation data values (PS3.8 E)."""
     at = _values(pdus)
     if not at:
         return pdus
@@ -169,7 +169,7 @@ def change_pdvs(dice: Random, pdus: list[bytes]) -> list[bytes]:
 
 
 def change_command(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    """The command set says something else: another command, other elements, none (PS3.7 annex E)."""
+    """Change the command set: another command, other elements, or none (PS3.7 annex E)."""
     at = [number for number in _values(pdus) if len(pdus[number]) > 24 and pdus[number][11] & 1]
     if not at:
         return pdus
@@ -206,7 +206,7 @@ def change_command(dice: Random, pdus: list[bytes]) -> list[bytes]:
 
 
 def change_data(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    """The data set is damaged as files are, in PDUs that are in order."""
+    """Damage the data set as files are damaged, in well-formed PDUs."""
     at = [
         number for number, one in enumerate(pdus) if one[:1] == b"\x04" and len(one) > 12 and not one[11] & 1
     ]
@@ -253,12 +253,12 @@ CHANGES: tuple[Change, ...] = (
 
 
 def _values(pdus: list[bytes]) -> list[int]:
-    """Which of these are P-DATA PDUs with something in them."""
+    """The indices of P-DATA PDUs that are not empty."""
     return [number for number, one in enumerate(pdus) if one[:1] == b"\x04" and len(one) > 12]
 
 
 def _torn(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    """The same bytes in pieces that are no PDUs; the first stays, since an answer to it may be waited for."""
+    """The same bytes split elsewhere; the first PDU stays whole, since its answer may be awaited."""
     data, size = b"".join(pdus[1:]), dice.choice((1, 13, 1000))
     data, rest = data[: size * 400], data[size * 400 :]
     return [*pdus[:1], *(data[at : at + size] for at in range(0, len(data), size)), rest]

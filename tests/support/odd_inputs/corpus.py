@@ -1,8 +1,7 @@
-"""The odd X-rays that the field sends in: each named, with why it is odd and what the node is to do with it.
+"""Odd X-rays from the field: each has a name, the reason why it is odd, and the expected outcome.
 
-A case is one study of one or more files as the SCP would store them. They are built from one small phantom,
-so that most of them must look like it: `plain` is what the classifier is to be given. `docs/inputs.md` is
-made of this table, and `tests/corpus/` holds the node to it.
+A case is a study of one or more files as the SCP would store them. Most are built from one small phantom and
+must reach the classifier as `plain`. `docs/inputs.md` is generated from the cases; `tests/corpus/` runs them.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ File = Dataset | bytes
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One odd study; `does` says what comes of each file, "..." at its end leaves the rest open."""
+    """One odd study; `does` is the expected outcome of each file, of which "..." leaves the rest open."""
 
     name: str
     why: str
@@ -62,7 +61,7 @@ class Case:
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """What is to come of each file."""
+        """The expected outcome of each file."""
         return (self.does,) if isinstance(self.does, str) else self.does
 
 
@@ -79,7 +78,7 @@ def stored() -> NDArray[np.uint16]:
 
 
 def windowed(values: NDArray[np.generic], center: float = CENTER, width: float = WIDTH) -> Image:
-    """LINEAR, written down from PS3.3 C.11.2.1.2.1 once more, apart from the node's."""
+    """The function LINEAR of PS3.3 C.11.2.1.2.1, implemented independently of the node."""
     x = np.asarray(values, np.float64)
     middle = ((x - (center - 0.5)) / (width - 1) + 0.5).astype(np.float32)
     low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
@@ -87,14 +86,14 @@ def windowed(values: NDArray[np.generic], center: float = CENTER, width: float =
 
 
 def plain() -> Image:
-    """The phantom as it is to be seen."""
+    """The phantom as displayed."""
     return windowed(stored())
 
 
 def xray(
     pixels: NDArray[np.generic] | None = None, changes: dict[str, object] | None = None, /, **more: object
 ) -> FileDataset:
-    """The phantom as DX, or an X-ray of other stored values; keywords are attributes, None takes one away."""
+    """The phantom as DX, or an X-ray of these stored values; keywords set attributes, None removes one."""
     dataset = deepcopy(_phantom())
     if pixels is not None:
         dataset.Rows, dataset.Columns = pixels.shape[:2]
@@ -123,7 +122,7 @@ def xray(
 
 
 def cr(**more: object) -> FileDataset:
-    """The phantom as CR, whose header says less."""
+    """The phantom as CR, which has fewer attributes."""
     dataset = phantom.dataset(7, fractured=True, rows=ROWS, columns=COLUMNS, kind="CR")
     dataset.WindowCenter, dataset.WindowWidth = CENTER, WIDTH
     for keyword, value in more.items():
@@ -132,7 +131,7 @@ def cr(**more: object) -> FileDataset:
 
 
 def as_bytes(file: File) -> bytes:
-    """A data set as the bytes of a file, without any of a writer's corrections."""
+    """A data set as the bytes of a file, without a writer's corrections."""
     if isinstance(file, bytes):
         return file
     buffer = io.BytesIO()
@@ -141,7 +140,7 @@ def as_bytes(file: File) -> bytes:
 
 
 def transcoded(dataset: Dataset, syntax: str, *, lossy_error: int = 0) -> FileDataset:
-    """It in another of gdcm's transfer syntaxes, such as "JPEGLSLossless"."""
+    """The data set in a transfer syntax by gdcm's name, such as "JPEGLSLossless"."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.dcm"), Path(folder, "out.dcm")
         source.write_bytes(as_bytes(dataset))

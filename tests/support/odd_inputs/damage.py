@@ -16,7 +16,7 @@ CUT_OFF = "failed: the compressed image was cut off: it has no end"
 
 
 def patched(syntax: str, marker: bytes, at: int, size: bytes) -> FileDataset:
-    """A compressed image whose stream claims another size than the header."""
+    """A compressed image whose stream and header state different sizes."""
     made = transcoded(xray(), syntax)
     data = bytearray(frame(made))
     start = data.index(marker) + at
@@ -44,7 +44,7 @@ def longer(by: int) -> FileDataset:
 
 
 def wrong_length(change: int) -> bytes:
-    """The length of the pixel data is not that of what follows."""
+    """A file whose pixel data is shorter or longer than its stated length."""
     return pixels_of(len(xray().PixelData) + change)
 
 
@@ -55,7 +55,7 @@ def absurd(**attributes: object) -> FileDataset:
 
 
 def deflated(*chunks: bytes) -> bytes:
-    """The phantom deflated, with more deflated data after it; each chunk must end a block."""
+    """The phantom deflated, followed by more deflated data; each chunk must end a block."""
     data = as_bytes(transcoded(xray(), "DeflatedExplicitVRLittleEndian"))
     meta = 144 + struct.unpack_from("<I", data, 140)[0]
     body = zlib.decompress(data[meta:], -zlib.MAX_WBITS)
@@ -83,28 +83,28 @@ def claims(size: int) -> str:
 
 
 def transcoded_to_11000(syntax: str) -> FileDataset:
-    """A compressed image whose header alone says that it is so large."""
+    """A compressed image whose header, but not its stream, claims 11000 x 11000."""
     made = transcoded(xray(), syntax)
     made.Rows = made.Columns = 11000
     return made
 
 
 def grown(syntax: str, marker: bytes, at: int, form: str) -> FileDataset:
-    """A compressed image that says twice that it is so large, just below MAX_BYTES, and is not."""
+    """A compressed image whose header and stream claim 11000 x 11000, just below MAX_BYTES."""
     made = patched(syntax, marker, at, struct.pack(form, 11000, 11000))
     made.Rows = made.Columns = 11000
     return made
 
 
 def pixels_of(length: int) -> bytes:
-    """The phantom with another length of its pixel data."""
+    """The phantom with pixel data of another length."""
     data = as_bytes(xray())
     at = data.index(b"\xe0\x7f\x10\x00OW\0\0") + 8
     return data[:at] + struct.pack("<I", length) + data[at + 4 :]
 
 
 def rle_bomb() -> FileDataset:
-    """An RLE segment that goes on and on after the image (PS3.5 G)."""
+    """An RLE segment that continues far beyond the image (PS3.5 G)."""
     made = transcoded(xray(), "RLELossless")
     data = frame(made)
     made.PixelData = encapsulate([data + b"\x81\x00" * 500_000])

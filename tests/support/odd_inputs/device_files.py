@@ -1,4 +1,4 @@
-"""Files of real devices, from `dicom/` of the test data: what is odd about each, and what the node does."""
+"""Files of real devices in `dicom/` of the test data: why each is odd, and the expected outcome."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILES = {
 
 
 def cases(folder: Path) -> list[Case]:
-    """One for each file; the folder is not read yet."""
+    """A case for each file; the files are read only when the case is run."""
     return [
         Case(
             name,

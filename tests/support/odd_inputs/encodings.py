@@ -38,7 +38,7 @@ def rewritten(syntax: uid.UID) -> bytes:
 
 
 def called(syntax: str, file: Dataset | bytes | None = None) -> bytes:
-    """A file whose meta information names another transfer syntax than the one it is in."""
+    """A file whose meta information names the wrong transfer syntax."""
     data = as_bytes(file or xray())
     named, other = (
         struct.pack("<HH2sH", 2, 0x10, b"UI", len(text) + len(text) % 2) + text + b"\0" * (len(text) % 2)

@@ -1,4 +1,4 @@
-"""What `benchmarks/fuzz.py` brought to light: each of these once stopped a report, or the intake."""
+"""Findings of `benchmarks/fuzz.py`: each of these once stopped a report or the intake."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.odd_inputs.headers import raw
 
 
 def with_vr(element: bytes, vr: bytes) -> bytes:
-    """The phantom, of which one element begins otherwise after its tag; `element`: how it begins."""
+    """The phantom with the bytes after one element's tag replaced; `element` is how the element begins."""
     data = as_bytes(xray())
     assert element in data
     return data.replace(element, element[:4] + vr, 1)
@@ -37,14 +37,14 @@ def lossy_ratio() -> FileDataset:
 
 
 def header_last() -> bytes:
-    """The pixel data twice, the first time before most that describes it."""
+    """A file with the pixel data twice, first before most attributes that describe it."""
     data = as_bytes(xray())
     pixels, rows = data.index(b"\xe0\x7f\x10\0OW"), data.index(b"\x28\0\x10\0US")
     return data[:rows] + data[pixels:] + data[rows:]
 
 
 def with_stream(syntax: str, old: bytes, new: bytes) -> FileDataset:
-    """A compressed image with something in its stream replaced by as much."""
+    """A compressed image with bytes of its stream replaced by as many others."""
     made = transcoded(xray(), syntax)
     data = frame(made)
     assert old in data
@@ -59,7 +59,7 @@ def endless_table() -> bytes:
 
 
 def rle_too_long() -> FileDataset:
-    """A run is longer than it was, and so the last one goes on beyond the image (PS3.5 G.3.1)."""
+    """An RLE image with a longer run, so that the last one exceeds the image (PS3.5 G.3.1)."""
     made = transcoded(xray(), "RLELossless")
     data = bytearray(frame(made))
     data[66] = 0x81

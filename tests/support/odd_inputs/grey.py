@@ -47,7 +47,7 @@ def lut(values: NDArray[np.integer], first: int = 0, bits: int = 12, **more: obj
 
 
 def percentiles(values: NDArray[np.integer], inside: NDArray[np.bool_] | None = None) -> Image:
-    """A window from percentile 0.5 to 99.5 of the pixels that count, found by sorting them."""
+    """A window from percentile 0.5 to 99.5 of the pixels selected by a mask, computed by sorting."""
     ordered = np.sort(values[inside] if inside is not None else values.ravel()).astype(float)
     low, high = (ordered[int(np.ceil(len(ordered) * part)) - 1] for part in (0.005, 0.995))
     return np.asarray(np.clip((values - low) / (high - low), 0, 1), np.float32)

@@ -15,7 +15,7 @@ LONG = "1.2.826.0.1.3680043.8.498." + "1234567890" * 3 + "1234567"
 
 
 def raw(keyword: str, vr: str, value: str) -> FileDataset:
-    """The phantom with a value of any text, also one that its VR does not allow."""
+    """The phantom with any text as a value, even one that its VR does not allow."""
     made = xray()
     made.pop(keyword, None)
     tag = Tag(keyword)
@@ -46,7 +46,7 @@ def uids(study: str, series: str, instance: str) -> FileDataset:
 
 
 def deep(levels: int) -> bytes:
-    """Sequences of undefined length in each other, written by hand: writers give up before readers."""
+    """Nested sequences of undefined length, written by hand: writers fail at fewer levels than readers."""
     data = as_bytes(xray())
     start = b"\x40\0\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
     end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"

@@ -1,4 +1,4 @@
-"""Names in all alphabets, rightly and wrongly declared."""
+"""Patient's names in many alphabets, rightly and wrongly declared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One odd study through the node's own chain, in one process: what came of each file, and the results."""
+"""One odd study run through the node's pipeline in one process: the outcome of each file, and the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECEIVED_AT = 1_799_999_000.0
 
 @dataclass
 class Watched(Brightness):
-    """A classifier that keeps what it was shown."""
+    """A classifier that keeps the images that it is given."""
 
     shown: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class Watched(Brightness):
 
 @dataclass
 class Run:
-    """What came of a case."""
+    """The outcome of a case."""
 
     outcomes: tuple[str, ...]
     """Of each file, in the words of `Case.does`."""
@@ -56,7 +56,7 @@ class Run:
     summary: str = ""
 
     def result(self, role: str = "SR") -> Dataset:
-        """A result as it is read back."""
+        """A result, read back from its file."""
         return dcmread(self.results[role])
 
 
@@ -92,7 +92,7 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
 
 
 def _admit(content: bytes, number: int, files: FileStore, rules: config.StudySettings) -> Instance | str:
-    """An instance to be analyzed, or what else is to be done with the file."""
+    """The instance to analyze, or the outcome of a file that is not analyzed."""
     try:
         spooled, header = files.spool([content], admission.read_header)
         (stored,) = files.keep([spooled])

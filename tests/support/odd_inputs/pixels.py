@@ -1,4 +1,4 @@
-"""Odd pixels: padding, what is burned in, and sample formats."""
+"""Odd pixels: padding, burned-in content, and sample formats."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def left_aligned() -> FileDataset:
 
 
 def with_overlay(rows: int, columns: int) -> FileDataset:
-    """An overlay plane of ones (PS3.3 C.9.2), maybe larger than the image."""
+    """The phantom with an overlay plane of ones (PS3.3 C.9.2), possibly larger than the image."""
     made = xray()
     bits = b"\xff" * (rows * columns // 8 // 2 * 2)
     for element, vr, value in (

@@ -1,4 +1,4 @@
-"""Sides, studies of several parts, and what is no X-ray of a bone."""
+"""Sides, studies of several body parts, and objects that are no X-rays of bones."""
 
 from __future__ import annotations
 

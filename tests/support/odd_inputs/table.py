@@ -1,6 +1,6 @@
-"""All odd inputs, and the document that is made of them.
+"""All odd inputs, and the document generated from them.
 
-`python -m support.odd_inputs.table` writes docs/inputs.md; a test fails where that is out of date.
+`python -m support.odd_inputs.table` writes docs/inputs.md; a test fails if that is out of date.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def groups(data: Path) -> dict[str, list[Case]]:
 
 
 def cases() -> dict[str, Case]:
-    """The cases that are built, by name."""
+    """The generated cases, by name."""
     return {case.name: case for name, group in groups(Path()).items() if name != REAL for case in group}
 
 
@@ -80,7 +80,7 @@ last three rounds, and no object that Python knows of."""
 
 
 def document() -> str:
-    """docs/inputs.md."""
+    """The text of docs/inputs.md."""
     return "\n".join([HEAD, *_lines(), FUZZED]) + "\n"
 
 

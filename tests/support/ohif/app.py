@@ -75,7 +75,7 @@ def fetch(tool: Callable[[str], Path]) -> Path:
 
 
 class Ohif:
-    """A server for OHIF's files; what lies under /dicom-web is answered by Orthanc."""
+    """A server for OHIF's files that passes /dicom-web on to Orthanc."""
 
     def __init__(self, folder: Path, orthanc: str) -> None:
         class Handler(_Handler):
@@ -132,4 +132,4 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the tests look at the pages."""
+        """Log nothing: the tests look at the pages."""

@@ -1,4 +1,4 @@
-"""OHIF as a radiologist uses it, and what of its screen can be checked pixel by pixel."""
+"""OHIF as a radiologist uses it, and checks of its screen pixel by pixel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Viewer:
         self.page.goto(self._url)
 
     def open(self, study_instance_uid: str, picture: bool = True) -> None:
-        """A study in the basic viewer; without `picture`, one whose first image cannot be shown."""
+        """Open a study in the basic viewer; without `picture`, one whose first image cannot be displayed."""
         self.page.goto(f"{self._url}/viewer?StudyInstanceUIDs={study_instance_uid}")
         self.series("S:1").wait_for()
         if picture:
@@ -55,7 +55,7 @@ class Viewer:
         self.series(text).dblclick()
 
     def wait_for_likeness(self, expected: Callable[[tuple[int, ...]], Picture]) -> Picture:
-        """Until the viewport shows what `expected` gives for its shape; the viewport's pixels."""
+        """Wait until the viewport shows what `expected` gives for its shape; the viewport's pixels."""
         seen: list[Picture] = []
 
         def the_expected_picture() -> bool:
@@ -66,12 +66,12 @@ class Viewer:
         return seen[0]
 
     def picture(self) -> Picture:
-        """The active viewport as it is on the screen, with the texts and annotations over it."""
+        """The active viewport as on the screen, with the texts and annotations over it."""
         box = self.page.evaluate(_CANVAS)
         return as_picture(self.page.screenshot(clip=box)) if box else np.zeros((1, 1, 3), np.uint8)
 
     def annotations(self) -> list[str]:
-        """The texts that are drawn over the image, once there are any."""
+        """The texts drawn over the image, once there are any."""
         texts = self.page.locator("svg text")
 
         def annotated() -> bool:
@@ -86,7 +86,7 @@ class Viewer:
         return bool(self.picture().mean() > 15)
 
     def keep(self, name: str) -> None:
-        """A screenshot for people."""
+        """Save a screenshot."""
         self.page.screenshot(path=self._folder / f"{name}.png")
 
 
@@ -96,7 +96,7 @@ def as_picture(png: bytes) -> Picture:
 
 
 def on_screen(pixels: Picture, shape: tuple[int, ...]) -> Picture:
-    """An image as a viewport of this shape shows it: upright, as large as it fits, centred on black."""
+    """An image as a viewport of this shape shows it: upright, scaled to fit, centred on black."""
     scale = min(shape[0] / pixels.shape[0], shape[1] / pixels.shape[1])
     offset = [(shape[1] - pixels.shape[1] * scale) / 2, (shape[0] - pixels.shape[0] * scale) / 2]
     # Centres of pixels lie at half coordinates on both sides; cv2's lie at whole ones.
@@ -108,7 +108,7 @@ def on_screen(pixels: Picture, shape: tuple[int, ...]) -> Picture:
 def place_on_screen(
     box: tuple[float, ...], size: tuple[int, int], shape: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
-    """Where a box (left, top, right, bottom) of an image of `size` (rows, columns) is in such a viewport."""
+    """Place in such a viewport of a box (left, top, right, bottom) in an image of `size` (rows, columns)."""
     scale = min(shape[0] / size[0], shape[1] / size[1])
     corner = ((shape[1] - size[1] * scale) / 2, (shape[0] - size[0] * scale) / 2)
     left, top, right, bottom = (round(corner[i % 2] + box[i] * scale) for i in range(4))
@@ -127,12 +127,12 @@ def difference(shot: Picture, expected: Picture) -> float:
 
 
 def chroma(picture: Picture) -> NDArray[np.int16]:
-    """How far from grey each pixel is, in levels."""
+    """The distance of each pixel from grey, in levels."""
     return np.asarray(np.ptp(picture.astype(np.int16), axis=2))
 
 
 def sides_drawn(shot: Picture, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> list[float]:
-    """Which part of the left, top, right and bottom side of a box is drawn in a colour, within 3 pixels."""
+    """The fraction of the left, top, right and bottom side of a box drawn in a colour, within 3 pixels."""
     drawn = np.all(np.abs(shot.astype(int) - colour) < 90, axis=2)
     left, top, right, bottom = box
     return [

@@ -25,7 +25,7 @@ BOX = (256.0, 320.0, 320.0, 384.0)
 
 @dataclass
 class Reported:
-    """A study as the PACS has it at the end."""
+    """A study with its images and all results."""
 
     sources: list[FileDataset]
     captures: list[Dataset]
@@ -39,7 +39,7 @@ class Reported:
 
     @property
     def objects(self) -> list[Dataset]:
-        """All of it."""
+        """Images and results."""
         return [*self.sources, *self.captures, *self.reports]
 
 
@@ -64,14 +64,14 @@ def amended(folder: Path) -> Reported:
 
 
 def failed(folder: Path) -> Reported:
-    """One image whose pixel data was cut off: there is nothing to analyze."""
+    """One image whose pixel data was cut off, so that nothing can be analyzed."""
     source = phantom.dataset(24, rows=ROWS, columns=COLUMNS)
     source.PixelData = source.PixelData[: ROWS * COLUMNS]
     return _report(folder, [source])
 
 
 def displayed(source: FileDataset) -> NDArray[np.uint8]:
-    """A phantom as any viewer must show it, RGB: its linear window (PS3.3 C.11.2.1.2), bones bright."""
+    """A phantom in RGB as any viewer must show it: its linear window (PS3.3 C.11.2.1.2), bones bright."""
     centre, width = float(source.WindowCenter), float(source.WindowWidth)
     level = (source.pixel_array - (centre - 0.5)) / (width - 1) + 0.5
     level = 1 - level if source.PhotometricInterpretation == "MONOCHROME1" else level

@@ -1,4 +1,4 @@
-"""The pages on a real journal, served in this process, and people who may log in."""
+"""The pages on a real journal, served in this process, and users who may log in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROXY, STRANGER = "127.0.0.7", "127.0.0.9"
 
 
 def write_users(path: Path) -> None:
-    """Let the people of `web_site.ROLES` log in."""
+    """Write the users file for the people in `site.ROLES`."""
     users = Users(path)
     for name in ROLES:
         users.set(name, Role(name), password(name))
@@ -34,7 +34,7 @@ def write_users(path: Path) -> None:
 
 @dataclass
 class Door:
-    """The application, where it answers, and what lies behind it."""
+    """The running application: its address, journal and files."""
 
     app: Starlette
     url: str
@@ -43,7 +43,7 @@ class Door:
     clients: ExitStack
 
     def client(self, host: str = "127.0.0.1", **headers: str) -> httpx.Client:
-        """A browser of its own at this address, which follows no redirects."""
+        """A separate HTTP client from this address, which follows no redirects."""
         given = {"Accept": "text/html", **{name.replace("_", "-"): value for name, value in headers.items()}}
         transport = httpx.HTTPTransport(local_address=host)
         return self.clients.enter_context(
@@ -51,7 +51,7 @@ class Door:
         )
 
     def enter(self, name: str, host: str = "127.0.0.1") -> httpx.Client:
-        """The same, logged in as this."""
+        """Such a client, logged in as a user with this role."""
         client = self.client(host)
         answer = client.post("/login", data={"name": name, "password": password(name)})
         assert answer.status_code == 303, answer.text

@@ -1,4 +1,4 @@
-"""A node with its pages, on a few phantom studies of each kind, and people who may log in."""
+"""A running node with its pages, phantom studies of each kind, and users who may log in."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ port = 0
 
 
 def password(name: str) -> str:
-    """The password of who logs in as this."""
+    """The password of the user with this name."""
     return f"the password of {name}"
 
 
 def images(kind: str, seed: int, number: int = 2) -> list[FileDataset]:
-    """A study of this kind of `NAMES`; the seed makes it another one."""
+    """The images of a study of one kind of `NAMES`, different for each seed."""
     side = "L" if kind == "LEFT" else "R"
     header = replace(
         phantom.phantom_study(seed, side),  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def images(kind: str, seed: int, number: int = 2) -> list[FileDataset]:
 
 @dataclass
 class Site:
-    """One running node: where its pages are, its journal, and the PACS that it answers to."""
+    """One running node: the address of its pages, its journal, and the PACS that it answers."""
 
     url: str
     folder: Path
@@ -127,7 +127,7 @@ class Site:
         return str(datasets[0].StudyInstanceUID)
 
     def state(self, study_instance_uid: str) -> str:
-        """What became of a study; empty while it is unknown."""
+        """The visible state of a study; empty while the study is unknown."""
         found = views.study(self.database, study_instance_uid)
         return str(found["state"]) if found else ""
 
@@ -136,11 +136,11 @@ class Site:
         return [one for one in audit.events(self.database) if one.event == name]
 
     def end_sessions(self, name: str) -> None:
-        """Log somebody out, as another password does."""
+        """End a user's sessions, as a new password does."""
         sessions.end_all(self.database, name, "test")
 
     def run(self, *arguments: str) -> str:
-        """What a command of pacs-node with this node's configuration prints."""
+        """The output of a command with this node's configuration."""
         command = [sys.executable, "-m", "pacs_node", "--config", str(self.folder / "config.toml")]
         return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
 

@@ -50,7 +50,7 @@ port = 0
 
 
 def study(seed: int = 21, *, fractured: bool = True, laterality: Side = "R") -> list[FileDataset]:
-    """Two views of the wrist of a patient with a name."""
+    """Two views of a named patient's wrist."""
     header = replace(phantom.phantom_study(seed, laterality), patient_name=PATIENT, patient_id=PATIENT_ID)
     return [
         phantom.dataset(
@@ -85,7 +85,7 @@ class WebBench(Bench):
         self.app = app.create(self.settings, self.database, self.files, services, self._stop)
 
     def serve_with(self, **services: Any) -> None:
-        """From now on, another service than the real one."""
+        """Replace services of the application."""
         self.app.state.services = replace(self.app.state.services, **services)
 
     def display(self, sha256: str) -> NDArray[np.float32]:
@@ -93,19 +93,19 @@ class WebBench(Bench):
         return pixels.prepare(decode.read(self.files.path(sha256))).display
 
     def report(self, *probabilities: float) -> None:
-        """Do all that is due; the model answers with these probabilities, one an image."""
+        """Do all that is due; the model answers with these probabilities, one per image."""
         self.model.probabilities = list(probabilities)
         self.work(minutes=0)
 
     def client(self, who: Role | None) -> httpx.Client:
-        """A browser without scripts, logged in as somebody with this role and its name."""
+        """An HTTP client, logged in as the user named after this role."""
         cookies = {} if who is None else {access.COOKIE: sessions.begin(self.database, who, who)}
         client = httpx.Client(base_url=self.url, cookies=cookies, timeout=60, trust_env=False)
         self._clients.append(client)
         return client
 
     def sources(self, study_instance_uid: str) -> Sequence[str]:
-        """Addresses of the images as the viewer lists them."""
+        """The UIDs of the images in the viewer's order."""
         listed = self.client(Role.ADMIN).get(f"/studies/{study_instance_uid}/images").json()
         return [one["uid"] for one in listed]
 
