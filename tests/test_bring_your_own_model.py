@@ -75,7 +75,7 @@ def analyze(folder: Path, model: Path, threshold: float) -> tuple[str, Dataset, 
         (ensemble_package, "Grad-CAM", "130403"),
     ],
 )
-def test_results_speak_the_models_codes_and_words(
+def test_results_use_the_models_codes_and_phrases(
     write: Callable[[Path], Path], explanation: str, code: str, tmp_path: Path
 ) -> None:
     text, report, capture = analyze(tmp_path, write(tmp_path / "model"), threshold=0.0001)
@@ -99,7 +99,7 @@ def test_results_speak_the_models_codes_and_words(
     assert [item.CodeValue for item in capture.DerivationCodeSequence] == [code]
 
 
-def test_a_negative_speaks_them_too(tmp_path: Path) -> None:
+def test_a_negative_report_uses_the_models_phrases(tmp_path: Path) -> None:
     text, report, _ = analyze(tmp_path, onnx_package(tmp_path / "model"), threshold=0.9999)
     assert report.SeriesDescription == "AI: no foreign body suspected"
     assert "Only what is bright was looked for." in text

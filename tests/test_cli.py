@@ -47,7 +47,7 @@ def test_analyze_writes_the_results_and_leaves_the_input(tmp_path: Path) -> None
         assert picture.size == (512, 640)
 
 
-def test_analyze_takes_pictures_and_goes_on_after_what_it_cannot_use(tmp_path: Path) -> None:
+def test_analyze_accepts_pictures_and_continues_after_unusable_files(tmp_path: Path) -> None:
     picture = phantom.radiograph(6, True, rows=640, columns=512) >> 4
     Image.fromarray(picture.astype("uint8")).save(tmp_path / "wrist.jpg")
     (tmp_path / "notes.txt").write_text("not an image")
@@ -79,7 +79,7 @@ def test_exit_codes_and_one_line_errors(tmp_path: Path, arguments: list[str], co
     assert not (tmp_path / "storage").exists()
 
 
-def test_looking_into_an_idle_node(tmp_path: Path) -> None:
+def test_commands_on_an_idle_node(tmp_path: Path) -> None:
     open_database(f"sqlite:///{tmp_path}/storage/journal.sqlite").close()
     status = run(tmp_path, "status", "--json")
     assert status.returncode == 1
@@ -111,7 +111,7 @@ def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     assert "sha256" in check.stderr
 
 
-def test_config_check_names_an_archive_that_may_not_answer(tmp_path: Path) -> None:
+def test_config_check_names_a_commitment_archive_missing_from_the_peers(tmp_path: Path) -> None:
     archive = '{ae_title = "VNA", host = "127.0.0.1", port = 104}'
     (tmp_path / "config.toml").write_text(
         f"[model]\npath = {json.dumps(str(load(None).model.path))}\n"

@@ -97,14 +97,14 @@ def test_every_help_has_an_example_and_the_exit_codes(path: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_whatever_prints_a_table_prints_json_too(path: tuple[str, ...]) -> None:
+def test_every_command_that_prints_a_table_has_json(path: tuple[str, ...]) -> None:
     command = COMMANDS[path]
     source = inspect.getsource(inspect.unwrap(command.callback))
     if "Table(" in source or ".show(console)" in source:
         assert any("--json" in option.opts for option in command.params)
 
 
-def test_an_unexpected_error_is_one_line_without_its_words(breaking: Path, tmp_path: Path) -> None:
+def test_an_unexpected_error_is_one_line_without_its_message(breaking: Path, tmp_path: Path) -> None:
     failed = subprocess.run(
         [sys.executable, breaking, "explode"], capture_output=True, text=True, check=False
     )
@@ -126,7 +126,7 @@ def test_an_interrupted_command_ends_quietly(breaking: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("config", "show"), ("status", "--json")])
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, command: tuple[str, str]) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path, command: tuple[str, str]) -> None:
     """Whether it is noticed while there is more to write, or at the end only."""
     open_database(f"sqlite:///{tmp_path}/storage/journal.sqlite").close()
     ours, its = os.pipe()
@@ -162,7 +162,7 @@ def test_no_color_is_respected(tmp_path: Path) -> None:
     assert "\x1b" not in plain
 
 
-def test_what_takes_long_shows_how_far_it_is_on_a_terminal_alone(tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     script = "from pacs_node.cli import context; context.PROGRESS_SECONDS = 0\n"
     script += "print(*context.progress(range(9), 'verifying', 9))"
     _, shown = on_a_terminal(tmp_path, [sys.executable, "-c", script])
@@ -182,7 +182,7 @@ def test_a_progress_bar_leaves_the_output_in_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text().split() == [*"012345678"]
 
 
-def test_init_asks_on_a_terminal_until_an_answer_can_be(tmp_path: Path) -> None:
+def test_init_asks_on_a_terminal_until_the_answer_is_valid(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pacs_node", "config", "init", "--port", "4104"]
     answers = "A\\B\nOUR AI\nPACS\npacs.example.org\n99999\n11112\n90\n"
     code, shown = on_a_terminal(tmp_path, command, answers)
@@ -197,7 +197,7 @@ def test_init_asks_on_a_terminal_until_an_answer_can_be(tmp_path: Path) -> None:
     assert (destination.name, destination.ae_title, destination.port) == ("pacs", "PACS", 11112)
 
 
-def test_init_asks_nothing_elsewhere_and_takes_answers_as_options(tmp_path: Path) -> None:
+def test_init_without_a_terminal_takes_its_answers_from_options(tmp_path: Path) -> None:
     made = run(tmp_path, "config", "init", "--pacs-ae-title", "PACS", "--pacs-host", "10.1.2.3")
     assert made.returncode == 0, made.stderr
     settings = load(tmp_path / "config.toml")
@@ -265,7 +265,7 @@ path = {json.dumps(str(load(None).model.path))}
     ]
 
 
-def test_migrate_says_from_where_to_where(tmp_path: Path) -> None:
+def test_migrate_prints_both_revisions(tmp_path: Path) -> None:
     made = json.loads(run(tmp_path, "db", "migrate", "--json").stdout)
     assert made["from"] is None
     again = run(tmp_path, "db", "migrate")

@@ -46,9 +46,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[study]\naccept.modalities = ['MG']", ["study.accept.modalities", "'CR'"]),
     ],
 )
-def test_a_wrong_setting_names_the_key_and_what_would_be_right(
-    tmp_path: Path, text: str, words: list[str]
-) -> None:
+def test_an_invalid_setting_names_the_key_and_the_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         config.load(path)
@@ -72,13 +70,13 @@ def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.study.accept.modalities == ("CR",)
 
 
-def test_a_wrong_variable_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_environment_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_NODE__NODE__WORKERS", "none")
     with pytest.raises(ConfigError, match=r"node\.workers"):
         config.load(None)
 
 
-def test_reply_to_rules_for_what_a_peer_sent() -> None:
+def test_reply_to_routes_the_results_of_a_peers_images() -> None:
     settings = config.Settings.model_validate(
         {
             "peers": [
@@ -96,7 +94,7 @@ def test_reply_to_rules_for_what_a_peer_sent() -> None:
     assert settings.destinations_for({"A", "B"}) == ("one", "two", "three")
 
 
-def test_the_documented_file_is_the_defaults(tmp_path: Path) -> None:
+def test_the_documented_file_states_the_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, document())
     assert config.load(path) == config.load(write(tmp_path, ""))
     for section in config.Settings.model_fields:

@@ -51,7 +51,7 @@ def test_keep_then_forget_moves_a_file_from_the_spool_to_its_digest(tmp_path: Pa
     assert kept.path.read_bytes() == b"image"
 
 
-def test_spool_gives_the_oldest_first(tmp_path: Path) -> None:
+def test_the_spool_lists_the_oldest_first(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     for number in range(5):
         store.spool([str(number).encode()], str)
@@ -91,7 +91,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_a_name_follows_the_synced_bytes_and_success_follows_the_synced_name(
+def test_bytes_are_synced_before_the_rename_and_the_folder_before_success(
     tmp_path: Path, syncs: list[str]
 ) -> None:
     store = FileStore(tmp_path)
@@ -108,9 +108,7 @@ def test_a_name_follows_the_synced_bytes_and_success_follows_the_synced_name(
     assert syncs == ["sync tmp/*", f"name {folder}", f"sync files/{folder}"]
 
 
-def test_a_file_that_is_there_is_synced_again_before_it_is_relied_on(
-    tmp_path: Path, syncs: list[str]
-) -> None:
+def test_an_existing_file_is_synced_again_before_it_is_used(tmp_path: Path, syncs: list[str]) -> None:
     store = FileStore(tmp_path)
     item, _ = store.spool([b"image"], str)
     store.keep([item])
@@ -125,9 +123,7 @@ def test_a_file_that_is_there_is_synced_again_before_it_is_relied_on(
     ]
 
 
-def test_a_write_that_the_disk_refuses_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path)
 
     def full(descriptor: int) -> None:

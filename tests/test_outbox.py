@@ -69,7 +69,7 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return result
 
 
-def test_quarantine_lists_tries_again_and_gives_up(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
+def test_quarantine_lists_retries_and_discards(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
     rows = json.loads(run(tmp_path, "quarantine", "--json").stdout)
     assert [(row["trouble"], row["reason"], row["last_status"]) for row in rows] == [
         ("QUARANTINED", "no good", 0xC000)
@@ -85,7 +85,7 @@ def test_quarantine_lists_tries_again_and_gives_up(tmp_path: Path, pacs: Pacs, j
     assert {event.details["who"] for event in told} == {pwd.getpwuid(os.getuid()).pw_name}
 
 
-def test_the_tables_are_for_people(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
+def test_tables_are_printed_without_json(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
     assert "0xC000" in run(tmp_path, "quarantine").stdout
     assert "attention: 2 QUARANTINED" in run(tmp_path, "status").stdout
     unexplained = run(tmp_path, "quarantine", "--discard", "all")
@@ -93,15 +93,13 @@ def test_the_tables_are_for_people(tmp_path: Path, pacs: Pacs, journal: Database
     assert "--reason" in unexplained.stderr
 
 
-def test_retry_of_a_study(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
+def test_retry_a_study(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
     assert run(tmp_path, "retry", "1.2", "--new").stdout == "study 1.2 will be tried again\n"
     assert "1.9: no such study" in run(tmp_path, "retry", "1.9").stderr
     assert [event.details["new"] for event in audit.events(journal) if event.event == "retried"] == [True]
 
 
-def test_send_needs_no_journal_and_says_what_was_answered(
-    tmp_path: Path, pacs: Pacs, images: list[Path]
-) -> None:
+def test_send_needs_no_journal_and_prints_the_answers(tmp_path: Path, pacs: Pacs, images: list[Path]) -> None:
     done = run(tmp_path, "send", images[0].parent, "--to", "pacs", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [
@@ -118,9 +116,7 @@ def test_send_needs_no_journal_and_says_what_was_answered(
     assert not (tmp_path / "storage").exists()
 
 
-def test_what_is_sent_by_hand_is_audited(
-    tmp_path: Path, pacs: Pacs, journal: Database, images: list[Path]
-) -> None:
+def test_manual_sends_are_audited(tmp_path: Path, pacs: Pacs, journal: Database, images: list[Path]) -> None:
     pacs.answers = [0xA700]
     assert run(tmp_path, "send", images[0], "--to", "pacs").returncode == 1
     (event,) = [event for event in audit.events(journal) if event.event == "sent_by_hand"]

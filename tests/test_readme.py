@@ -147,7 +147,7 @@ def test_examples_in_the_help_can_be_run(command: str) -> None:
             assert problem(next(simple_commands(example))) == "", example
 
 
-def test_the_table_of_settings_is_the_programs() -> None:
+def test_the_table_of_settings_matches_the_program() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     documented = re.search(r"<!-- settings -->\n(.*)<!-- /settings -->", text, re.DOTALL)
     assert documented
@@ -161,7 +161,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS)
-def test_links_lead_somewhere(page: Path, link: str) -> None:
+def test_links_have_targets(page: Path, link: str) -> None:
     assert (CHECKOUT / page.parent / link).exists()
 
 

@@ -67,13 +67,15 @@ def pending(bench: Bench, image: FileDataset) -> dict[str, list[str]]:
         (Outcome.FAILED, {"everything", "captures"}, {"everything", "reports", "failures"}),
     ],
 )
-def test_rules_choose_for_each_kind_of_result(outcome: Outcome, scs: set[str], srs: set[str]) -> None:
+def test_rules_choose_destinations_for_each_kind_of_result(
+    outcome: Outcome, scs: set[str], srs: set[str]
+) -> None:
     settings = Settings.model_validate({"destinations": [PACS | rules for rules in DESTINATIONS]})
     routes = settings.routes({"ANYONE"}, outcome)
     assert {role: set(names) for role, names in routes.items()} == {"SC": scs, "SR": srs}
 
 
-def test_rules_choose_among_those_that_the_senders_are_answered_at() -> None:
+def test_rules_choose_among_the_senders_reply_to_destinations() -> None:
     settings = Settings.model_validate(
         {
             "peers": [{"name": "a", "ae_title": "A", "reply_to": ["reports", "positives"]}],
@@ -87,7 +89,7 @@ def test_rules_choose_among_those_that_the_senders_are_answered_at() -> None:
     assert informed == {"SC": (), "SR": ("reports", "positives")}
 
 
-def test_only_what_is_wanted_is_to_be_delivered(make_bench: Callable[..., Bench]) -> None:
+def test_only_results_that_the_rules_select_are_due(make_bench: Callable[..., Bench]) -> None:
     image = phantom.dataset(1, rows=160, columns=128)
     bench = make_bench()
     report_image(bench, image, 0.1)
@@ -104,7 +106,7 @@ def test_only_what_is_wanted_is_to_be_delivered(make_bench: Callable[..., Bench]
     }
 
 
-def test_another_outcome_replaces_the_report_wherever_it_stands_and_completes_the_captures(
+def test_a_changed_outcome_amends_every_delivered_report_and_completes_the_captures(
     make_bench: Callable[..., Bench],
 ) -> None:
     first, late = phantom.two_views(1, rows=160, columns=128)
@@ -122,7 +124,7 @@ def test_another_outcome_replaces_the_report_wherever_it_stands_and_completes_th
     assert dcmread(bench.files.path(amended["sha256"])).SeriesDescription.startswith("AMENDED")
 
 
-def test_a_destination_added_later_gets_only_what_is_reported_from_then_on(
+def test_a_new_destination_gets_only_later_reports(
     make_bench: Callable[..., Bench],
 ) -> None:
     image, other = phantom.dataset(1, rows=160, columns=128), phantom.dataset(2, rows=160, columns=128)

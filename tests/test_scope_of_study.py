@@ -105,7 +105,7 @@ def test_with_the_check_off_the_report_says_so(bench: Bench) -> None:
     assert "scope_limit=0" in report.to_json()
 
 
-def test_a_looser_limit_is_told_among_the_parameters(bench: Bench) -> None:
+def test_a_looser_limit_is_among_the_reported_parameters(bench: Bench) -> None:
     strange = white(phantom.dataset(1, rows=160, columns=128))
     bench.model = Picky(scope_limit=3)
     bench.receive(strange)

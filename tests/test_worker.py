@@ -181,7 +181,7 @@ def test_versions_that_come_together_are_compared_with_each_other(
     assert len(bench.study(image())["reports"]) == 1
 
 
-def test_other_pixels_under_the_same_uid_are_reported_anew(
+def test_different_pixels_under_the_same_uid_are_reported_again(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
     bench.receive(image())
@@ -209,7 +209,7 @@ def test_a_study_without_an_xray_is_skipped_with_the_reason(
     assert "1 x not an X-ray image" in study["reason"]
 
 
-def test_our_own_results_that_come_back_are_skipped(bench: Bench, image: Callable[..., FileDataset]) -> None:
+def test_own_results_that_come_back_are_skipped(bench: Bench, image: Callable[..., FileDataset]) -> None:
     bench.receive(image())
     bench.work()
     results = [*bench.results(image(), "SC"), *bench.results(image(), "SR")]
@@ -267,7 +267,7 @@ def test_images_that_disagree_about_the_patient_are_audited_by_keyword_only(benc
     assert bench.results(one, "SR")[0].PatientName == "SOMEBODY^ELSE"
 
 
-def test_a_passing_error_of_the_model_is_retried(bench: Bench, image: Callable[..., FileDataset]) -> None:
+def test_a_transient_model_error_is_retried(bench: Bench, image: Callable[..., FileDataset]) -> None:
     bench.model.fails = 1
     bench.receive(image())
     bench.work()
@@ -275,7 +275,7 @@ def test_a_passing_error_of_the_model_is_retried(bench: Bench, image: Callable[.
     assert len(bench.results(image(), "SR")) == 1
 
 
-def test_a_lasting_error_of_the_model_ends_in_a_failure_report(
+def test_a_persistent_model_error_ends_in_a_failure_report(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
     bench.model.fails = 100
@@ -307,7 +307,7 @@ def died(bench: Bench, image: Dataset) -> None:
     bench.clock.now += 180
 
 
-def test_a_report_that_cannot_be_made_is_answered_by_one_that_says_so(
+def test_a_study_whose_report_fails_gets_a_failure_report(
     bench: Bench, image: Callable[..., FileDataset], build_dies: Callable[[BaseException], None]
 ) -> None:
     build_dies(CheckError("a rule of ours"))
@@ -323,7 +323,7 @@ def test_a_report_that_cannot_be_made_is_answered_by_one_that_says_so(
     assert bench.event_kinds(image()).count("report_postponed") == work.MAX_ATTEMPTS - 1
 
 
-def test_a_report_that_ends_the_worker_is_tried_so_often_and_no_more(
+def test_a_report_that_kills_the_worker_is_tried_a_limited_number_of_times(
     bench: Bench, image: Callable[..., FileDataset], build_dies: Callable[[BaseException], None]
 ) -> None:
     build_dies(KeyboardInterrupt())
@@ -335,7 +335,7 @@ def test_a_report_that_ends_the_worker_is_tried_so_often_and_no_more(
     assert bench.study(image())["reason"] == "given up after 3 attempts: the worker died"
 
 
-def test_a_failure_report_that_ends_the_worker_is_not_tried_for_ever(
+def test_a_failure_report_that_kills_the_worker_is_not_retried_forever(
     bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(*_: object) -> None:
@@ -413,7 +413,7 @@ def test_reports_of_failures_can_be_switched_off(bench: Bench, image: Callable[.
     assert (bench.study(broken)["state"], bench.study(broken)["results"]) == ("FAILED", [])
 
 
-def test_an_image_that_ends_the_worker_is_given_up_and_the_others_are_analyzed(
+def test_an_image_that_kills_the_worker_is_given_up_and_the_others_are_analyzed(
     bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison = image(9)
@@ -437,7 +437,7 @@ def test_an_image_that_ends_the_worker_is_given_up_and_the_others_are_analyzed(
     assert bench.model.images_seen == 2
 
 
-def test_too_little_memory_is_not_the_image_s_fault(
+def test_lack_of_memory_is_not_blamed_on_the_image(
     bench: Bench, image: Callable[..., FileDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def frame(*_: object) -> None:
@@ -450,7 +450,7 @@ def test_too_little_memory_is_not_the_image_s_fault(
     assert bench.event_kinds(image())[:3] == ["received", "analysis_postponed", "analyzed"]
 
 
-def test_a_late_image_under_another_threshold_is_read_with_all_the_others(bench: Bench) -> None:
+def test_a_late_image_under_a_new_threshold_reopens_the_other_images(bench: Bench) -> None:
     first, late = phantom.two_views(1, rows=160, columns=128)
     bench.receive(first)
     bench.work()
@@ -485,9 +485,7 @@ def test_a_study_that_is_due_does_not_wait_for_the_images_of_others(bench: Bench
 
 
 @pytest.mark.parametrize("step", ["read", "put"])
-def test_a_disk_that_is_full_or_away_for_long_fails_no_study(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_a_long_disk_fault_fails_no_study(bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     image = phantom.dataset(73, rows=64, columns=64)
     left = work.MAX_ATTEMPTS + 3
     home, name = {"read": (decode, "read"), "put": (FileStore, "put")}[step]

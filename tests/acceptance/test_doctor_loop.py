@@ -38,7 +38,7 @@ def faults(checks: Iterable[Check]) -> Check:
     return fault
 
 
-def test_a_phantom_goes_the_whole_way_or_is_told_where_it_stopped(
+def test_a_phantom_passes_the_whole_loop_or_doctor_names_the_step_that_failed(
     new_node: Callable[..., RunningNode], orthanc: Orthanc, route: Callable[[Address], None]
 ) -> None:
     node = new_node(CONFIG.format(port=orthanc.address.port), ae_title="DOCTORNODE")

@@ -75,7 +75,7 @@ def images() -> list[FileDataset]:
     return [whole, truncated, one, other, odd, nameless]
 
 
-def test_what_the_log_says_of_studies_and_patients(
+def test_log_lines_name_the_study_and_never_the_patient(
     new_node: Callable[..., RunningNode], pacs_port: int, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     node = new_node(CONFIG.format(port=pacs_port, model=write_untrained(tmp_path / "model")))

@@ -68,7 +68,7 @@ def reports(orthanc: Orthanc, study: str) -> dict[str, Dataset]:
     return {identifier: item for identifier, item in objects.items() if item.Modality == "SR"}
 
 
-def test_the_pacs_is_asked_what_it_has_and_what_it_keeps(
+def test_counting_commitment_and_reconciliation_with_a_real_pacs(
     node: RunningNode,
     orthanc: Orthanc,
     route: Callable[[Address], None],
@@ -149,7 +149,7 @@ def test_the_pacs_is_asked_what_it_has_and_what_it_keeps(
     database.close()
 
 
-def test_a_pacs_that_does_not_answer_is_no_clean_bill(
+def test_reconcile_fails_where_the_pacs_does_not_answer(
     new_node: Callable[..., RunningNode], free_port: Callable[[], int]
 ) -> None:
     node = new_node(CONFIG.format(port=free_port()))

@@ -124,7 +124,7 @@ def new_node(wait_until: WaitUntil) -> Iterator[Callable[..., Node]]:
         node.pacs.stop()
 
 
-def test_a_locked_database_delays_nothing_but_the_registration(
+def test_a_locked_database_delays_only_the_registration(
     tmp_path: Path, new_node: Callable[..., Node], wait_until: WaitUntil
 ) -> None:
     node = new_node(tmp_path)
@@ -139,7 +139,7 @@ def test_a_locked_database_delays_nothing_but_the_registration(
     assert node.all_live()
 
 
-def test_a_database_that_is_away_delays_nothing_but_the_registration(
+def test_an_unreachable_database_delays_only_the_registration(
     tmp_path: Path,
     new_node: Callable[..., Node],
     wait_until: WaitUntil,
@@ -165,7 +165,7 @@ def test_a_database_that_is_away_delays_nothing_but_the_registration(
         assert views.counts(journal)["deliveries"] == {"SENT": 16}
 
 
-def test_a_killed_receiver_registers_at_its_start_what_it_had_acknowledged(
+def test_a_killed_receiver_registers_acknowledged_images_when_it_starts_again(
     tmp_path: Path, new_node: Callable[..., Node], wait_until: WaitUntil
 ) -> None:
     node = new_node(tmp_path)
@@ -179,7 +179,7 @@ def test_a_killed_receiver_registers_at_its_start_what_it_had_acknowledged(
     assert node.registered() == node.acknowledged
 
 
-def test_the_same_images_sent_by_several_at_once_are_one_each(
+def test_images_sent_by_several_peers_at_once_are_stored_once(
     tmp_path: Path, new_node: Callable[..., Node], wait_until: WaitUntil
 ) -> None:
     node = new_node(tmp_path)
@@ -207,7 +207,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_nothing_is_lost_or_half_written(
+def test_a_full_disk_is_answered_with_a_failure_and_loses_nothing(
     tmp_path: Path, new_node: Callable[..., Node], wait_until: WaitUntil
 ) -> None:
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)

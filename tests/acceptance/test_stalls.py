@@ -27,7 +27,7 @@ STALLS = (("worker", "finish instances"), ("worker", "finish report"), ("deliver
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-def test_sigterm_ends_a_role_whichever_thread_takes_it(tmp_path: Path, wait_until: WaitUntil) -> None:
+def test_sigterm_ends_a_role_whichever_thread_receives_it(tmp_path: Path, wait_until: WaitUntil) -> None:
     # As after a stall: the signal lay waiting, and the first thread to run again took it.
     config = write_config(tmp_path, 0, free_port(), "", "PACS", free_port())
     processes = Processes(tmp_path)
@@ -44,7 +44,7 @@ def test_sigterm_ends_a_role_whichever_thread_takes_it(tmp_path: Path, wait_unti
         processes.close()
 
 
-def test_who_comes_back_too_late_changes_nothing(
+def test_a_process_that_resumes_after_its_lease_expired_changes_nothing(
     tmp_path: Path, journal_url: str, wait_until: WaitUntil
 ) -> None:
     (images := tmp_path / "images").mkdir()

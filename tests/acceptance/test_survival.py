@@ -82,7 +82,7 @@ def check_complete(node: RunningNode, pacs: StandIn, seeds: range) -> None:
     assert verified.returncode == 0, verified.stderr
 
 
-def test_success_means_durable_whatever_is_killed_right_after(
+def test_an_acknowledged_image_survives_a_kill(
     node: RunningNode, pacs: StandIn, tmp_path: Path, tool: Tool, wait_until: WaitUntil
 ) -> None:
     node.start()
@@ -109,7 +109,7 @@ def test_kills_at_every_stage_lose_nothing_and_send_nothing_twice(
     check_complete(node, pacs, seeds)
 
 
-def test_sigterm_ends_everything_in_order_and_the_work_goes_on_later(
+def test_sigterm_stops_all_roles_and_the_work_resumes_later(
     node: RunningNode, pacs: StandIn, tmp_path: Path, tool: Tool, wait_until: WaitUntil
 ) -> None:
     pacs.start()
@@ -124,7 +124,7 @@ def test_sigterm_ends_everything_in_order_and_the_work_goes_on_later(
     check_complete(node, pacs, range(41, 42))
 
 
-def test_a_dead_role_is_started_again(
+def test_a_dead_role_is_restarted(
     node: RunningNode, pacs: StandIn, tmp_path: Path, tool: Tool, wait_until: WaitUntil
 ) -> None:
     pacs.start()
@@ -158,7 +158,7 @@ def test_a_model_that_breaks_later_does_not_stop_the_intake(
     wait_until(lambda: node.ask("status")["instances"] == {"RECEIVED": 2}, 30)
 
 
-def test_a_wrong_setting_ends_the_node_with_code_2(
+def test_an_invalid_setting_ends_the_node_with_code_2(
     new_node: Callable[..., RunningNode], tmp_path: Path
 ) -> None:
     node = new_node(f'[model]\npath = "{tmp_path}/none"\n')

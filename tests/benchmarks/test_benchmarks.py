@@ -30,7 +30,7 @@ def measured(script: str, *options: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_ingest_counts_what_every_server_received(tool: Callable[[str], Path]) -> None:
+def test_ingest_counts_the_images_that_each_server_received(tool: Callable[[str], Path]) -> None:
     for program in ("dcmsend", "storescp", "Orthanc"):
         tool(program)
     rows = measured("ingest.py")

@@ -19,7 +19,7 @@ FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 
 
 @pytest.mark.slow
-def test_it_counts_what_it_tried_and_what_came_of_it(tmp_path: Path) -> None:
+def test_it_counts_cases_and_outcomes(tmp_path: Path) -> None:
     counts = ("--files", "4", "--data-sets", "3", "--streams", "8", "--seed", "7")
     folders = ("--data", str(tmp_path / "none"), "--keep", str(tmp_path / "kept"))
     done = subprocess.run(
@@ -45,14 +45,14 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.end()
 
 
-def test_a_file_that_kills_the_process_is_told_and_the_next_is_tried(child: Any) -> None:
+def test_a_file_that_kills_the_process_is_reported_and_the_next_is_tried(child: Any) -> None:
     assert child.ask(0)["wrong"] == []
     child._process.send_signal(11)
     assert child.ask(0).startswith("exit -11: ")
     assert child.ask(1)["wrong"] == []
 
 
-def test_a_file_that_hangs_the_process_is_told(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_hangs_the_process_is_reported(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ask: Callable[[int], object] = child.ask
     monkeypatch.setitem(child.ask.__func__.__globals__, "CASE_SECONDS", 0.001)
     assert ask(0) == "hang"

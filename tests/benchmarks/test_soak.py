@@ -24,7 +24,9 @@ def verdict(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], object]:
     return judge
 
 
-def test_a_slow_leak_is_growth_and_ups_and_downs_are_none(verdict: Callable[[list[int]], object]) -> None:
+def test_a_slow_leak_counts_as_growth_and_fluctuation_does_not(
+    verdict: Callable[[list[int]], object],
+) -> None:
     assert verdict([10 + minute // 10 for minute in range(120)]) == "growing"
     assert verdict([10 + 8 * (minute % 7 == 0) for minute in range(120)]) == "flat"
     # What a process takes once, while it warms up, is no leak.

@@ -49,7 +49,7 @@ def dcmtk(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name == "60 megapixels" else name for name in CASES],
 )
-def test_dcmtk_shows_the_same(name: str, tool: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_rendering_equals_dcmtks(name: str, tool: Callable[[str], Path], tmp_path: Path) -> None:
     case, path = CASES[name], tmp_path / "image.dcm"
     path.write_bytes(case.contents()[0])
     seen = dcmtk(path, case.dcmtk or (), tool, tmp_path).astype(float)
@@ -87,7 +87,7 @@ def test_a_percentile_window_does_not_depend_on_exposure(factor: float, offset: 
 
 
 @pytest.mark.parametrize("frame", [4, 16, 60])
-def test_a_percentile_window_does_not_depend_on_how_much_padding_there_is(frame: int, tmp_path: Path) -> None:
+def test_a_percentile_window_does_not_depend_on_the_amount_of_padding(frame: int, tmp_path: Path) -> None:
     values = np.pad(np.minimum(stored(), 4000), frame, constant_values=4095)
     image = shown(values, tmp_path, PixelPaddingValue=4095)
     np.testing.assert_array_equal(image[frame:-frame, frame:-frame], percentiles(np.minimum(stored(), 4000)))

@@ -59,7 +59,7 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Done(case, run(case, tmp_path_factory.mktemp("case")))
 
 
-def test_the_node_does_what_the_table_says(done: Done) -> None:
+def test_outcomes_are_those_of_the_table(done: Done) -> None:
     assert len(done.run.outcomes) == len(done.case.outcomes)
     for outcome, said in zip(done.run.outcomes, done.case.outcomes, strict=True):
         if said.endswith("..."):
@@ -78,7 +78,7 @@ def test_the_classifier_is_given_the_right_pixels(done: Done) -> None:
         assert np.abs(shown - expected).max() <= done.case.tolerance
 
 
-def test_what_was_let_in_is_reported_and_pictured(done: Done) -> None:
+def test_every_admitted_image_is_reported_and_captured(done: Done) -> None:
     """A failure with its reason, each analyzed image with a capture like it."""
     if not {"analyzed", "failed"} & set(done.said):
         assert not done.run.results
@@ -108,7 +108,7 @@ def test_every_viewer_shows_the_report(done: Done) -> None:
         assert any("AI: " in line for line in lines)
 
 
-def test_the_patient_comes_back_in_the_bytes_that_were_received(done: Done) -> None:
+def test_patient_identifiers_are_returned_byte_for_byte(done: Done) -> None:
     if not done.run.request:
         return
     newest = max(done.run.request.images, key=lambda image: image.instance.received_at)
@@ -189,7 +189,7 @@ def raw(dataset: Dataset, keyword: str) -> bytes:
     return bytes(element.value or b"").rstrip(b" ") if element is not None else b""
 
 
-def test_what_comes_back_is_known_as_our_own(tmp_path: Path) -> None:
+def test_own_results_are_recognized(tmp_path: Path) -> None:
     done = run(CASES["one image of two is broken"], tmp_path / "first")
     sent = [path.read_bytes() for path in done.results.values()]
     assert len(sent) == 2
@@ -197,7 +197,7 @@ def test_what_comes_back_is_known_as_our_own(tmp_path: Path) -> None:
     assert again.outcomes == ("skipped: own result",) * 2
 
 
-def test_no_two_cases_have_one_name() -> None:
+def test_case_names_are_unique() -> None:
     assert len(CASES) == sum(len(group) for group in GROUPS.values()) - len(FILES)
 
 
@@ -207,7 +207,7 @@ def test_the_document_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["mirrored", "turned", "inverted"])
-def test_a_wrong_picture_would_be_seen(wrong: str, tmp_path: Path) -> None:
+def test_the_comparison_detects_a_mirrored_turned_or_inverted_picture(wrong: str, tmp_path: Path) -> None:
     """The comparison of captures tells a mirrored, a turned and an inverted picture."""
     done = run(CASES["plain"], tmp_path)
     picture = done.result("SC0").pixel_array

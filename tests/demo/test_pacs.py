@@ -101,7 +101,7 @@ def test_waits_for_a_node_that_is_not_there_yet(
     pacs.stop()
 
 
-def test_own_results_that_come_another_way_are_not_forwarded(
+def test_own_results_uploaded_to_the_pacs_are_not_forwarded(
     orthanc: Orthanc,
     route: Callable[[Address], None],
     node: StandIn,
@@ -127,7 +127,7 @@ def test_orthanc_takes_c_store_from_known_titles_only(orthanc: Orthanc, free_por
     assert [orthanc.rest.sender(i) for i in orthanc.rest.instances(image.StudyInstanceUID)] == ["KNOWN"]
 
 
-def test_what_is_no_dicom_is_refused_by_name(pacs: Pacs, tmp_path: Path) -> None:
+def test_a_file_that_is_not_dicom_is_refused_by_name(pacs: Pacs, tmp_path: Path) -> None:
     bad = tmp_path / "bad.dcm"
     bad.write_bytes(b"not DICOM")
     with pytest.raises(PacsNodeError, match=r"bad\.dcm"):
@@ -163,7 +163,7 @@ def test_derived_uids_are_stable_and_valid() -> None:
     assert len(derive_uid("a", 1)) <= 64
 
 
-def test_auto_takes_what_this_machine_has(tmp_path: Path) -> None:
+def test_auto_chooses_what_this_machine_has(tmp_path: Path) -> None:
     chosen = choose("auto", tmp_path, Address("X", "127.0.0.1", 9), (1, 2))
     assert isinstance(chosen, Orthanc if find_orthanc() or find_engine() else StandIn)
     if find_engine() is None:

@@ -26,7 +26,7 @@ def row(image: NDArray[np.uint16], millimetres: float) -> NDArray[np.float64]:
     return np.asarray(image[middle - 1 : middle + 2].mean(axis=0))
 
 
-def test_same_arguments_same_pixels_other_seed_other_wrist() -> None:
+def test_the_same_arguments_give_the_same_pixels_and_each_seed_another_wrist() -> None:
     first = phantom.radiograph(1, True, ROWS, COLUMNS)
     assert first.dtype == np.uint16
     assert first.shape == (ROWS, COLUMNS)
@@ -104,7 +104,7 @@ def test_objects_are_valid(
         assert (said.stdout + said.stderr).strip() == ""
 
 
-def test_written_twice_the_bytes_are_the_same() -> None:
+def test_writing_twice_gives_the_same_bytes() -> None:
     def written() -> bytes:
         buffer = BytesIO()
         image = phantom.dataset(8, rows=256, columns=205)

@@ -155,7 +155,7 @@ def test_sigterm_stops_what_was_started(
         running.wait()
 
 
-def test_input_that_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+def test_input_that_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(InputError, match=r"notes\.txt"):
         from_files([tmp_path], tmp_path)
@@ -165,7 +165,7 @@ def test_input_that_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
         from_files([tmp_path / "empty"], tmp_path / "empty")
 
 
-def test_an_image_that_is_given_twice_is_sent_once(tmp_path: Path) -> None:
+def test_an_image_given_twice_is_sent_once(tmp_path: Path) -> None:
     image = phantom.dataset(22, rows=256, columns=205)
     for name in ("a.dcm", "b"):
         image.save_as(tmp_path / name, enforce_file_format=True)

@@ -67,7 +67,7 @@ def test_uids_come_from_the_content(grey: Image.Image, tmp_path: Path) -> None:
     assert "a.png" not in str(first), "a file's name may be a patient's"
 
 
-def test_only_what_a_picture_cannot_tell_is_missing(
+def test_only_attributes_that_a_picture_lacks_are_missing(
     grey: Image.Image, tmp_path: Path, tool: Callable[[str], Path]
 ) -> None:
     grey.save(tmp_path / "a.jpg")
@@ -83,7 +83,7 @@ def test_only_what_a_picture_cannot_tell_is_missing(
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a nothing", b"\x89PNG\r\n\x1a\n broken"])
-def test_what_is_no_picture_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(content)
     with pytest.raises(InputError, match=r"bad\.png"):

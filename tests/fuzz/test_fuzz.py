@@ -37,7 +37,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzBench]:
     made.close()
 
 
-def test_damaged_files_get_their_answers(bench: FuzzBench, begin: list[files.Seed]) -> None:
+def test_damaged_files_are_answered(bench: FuzzBench, begin: list[files.Seed]) -> None:
     told = set()
     for number in range(FILES):
         what, contents = files.case("short", number, begin)
@@ -47,7 +47,7 @@ def test_damaged_files_get_their_answers(bench: FuzzBench, begin: list[files.See
     assert {"analyzed", "failed", "refused", "skipped"} <= told
 
 
-def test_damaged_files_get_their_answers_on_postgresql(
+def test_damaged_files_are_answered_on_postgresql(
     begin: list[files.Seed], tmp_path: Path, database_url: Callable[[str], str]
 ) -> None:
     made = FuzzBench(tmp_path, database_url("postgresql"))
@@ -65,18 +65,16 @@ def test_damaged_files_get_their_answers_on_postgresql(
     suppress_health_check=list(HealthCheck),
 )
 @given(data_sets.any_file())
-def test_data_sets_of_any_attributes_get_their_answers(bench: FuzzBench, content: bytes) -> None:
+def test_data_sets_of_arbitrary_attributes_are_answered(bench: FuzzBench, content: bytes) -> None:
     assert bench.run([content]).wrong == []
 
 
 @pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
-def test_what_was_found_before_gets_its_answer(bench: FuzzBench, case: Case) -> None:
+def test_earlier_findings_of_fuzzing_are_answered(bench: FuzzBench, case: Case) -> None:
     assert bench.run(case.contents()).wrong == []
 
 
-def test_the_bench_sees_what_stays_without_an_answer(
-    bench: FuzzBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bench_detects_a_missing_answer(bench: FuzzBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected error in the report, and an audit line that is not written."""
     (content,) = FOUND[0].contents()
     assert bench.run([content]).wrong == []
@@ -98,7 +96,7 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     running.stop()
 
 
-def test_conversations_that_make_no_sense_leave_nothing_behind(port: int, wait_until: WaitUntil) -> None:
+def test_malformed_conversations_leave_no_threads_or_descriptors(port: int, wait_until: WaitUntil) -> None:
     recorded = conversations.record(port)
     wait_until(lambda: threading.active_count() <= 2, 20)
     threads, handles = threading.active_count(), descriptors()

@@ -165,7 +165,7 @@ def test_an_amended_report_stands_beside_the_one_it_replaces(
     assert min(sides_drawn(shot, place_on_screen(BOX, SIZE, shot.shape), GREEN)) > 0.3
 
 
-def test_a_failed_report_says_that_and_why(viewer: Viewer, studies: dict[str, Reported]) -> None:
+def test_a_failure_report_states_the_reason(viewer: Viewer, studies: dict[str, Reported]) -> None:
     viewer.open(studies["failed"].uid, picture=False)
     viewer.show("AI: NOT ANALYZED")
     expect(viewer.page.get_by_text("No statement is made about this study.")).to_be_visible()

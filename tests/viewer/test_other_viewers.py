@@ -24,7 +24,7 @@ def series_page(pacs: Orthanc, dataset: Dataset) -> str:
     return f"{pacs.rest.url}/web-viewer/app/viewer.html?series={identifier}"
 
 
-def test_orthanc_s_viewer_shows_the_heat_map(
+def test_orthancs_viewer_shows_the_heat_map(
     page: Page, pacs: Orthanc, studies: dict[str, Reported], wait_until: WaitUntil, artifacts: Path
 ) -> None:
     (capture,) = studies["negative"].captures
@@ -40,7 +40,7 @@ def test_orthanc_s_viewer_shows_the_heat_map(
     page.screenshot(path=artifacts / "orthanc-sc.png")
 
 
-def test_orthanc_s_viewer_names_the_outcome_of_a_report_that_it_cannot_show(
+def test_orthancs_viewer_shows_the_outcome_of_a_report_that_it_cannot_display(
     page: Page, pacs: Orthanc, studies: dict[str, Reported], artifacts: Path
 ) -> None:
     page.goto(series_page(pacs, studies["positive"].reports[0]))
@@ -60,7 +60,7 @@ def test_orthanc_s_viewer_names_the_outcome_of_a_report_that_it_cannot_show(
         ("failed", ["AI: NOT ANALYZED", "No statement is made", "No algorithms succeeded"]),
     ],
 )
-def test_dcmtk_s_page_reads_from_the_outcome_down(
+def test_dcmtks_page_begins_with_the_outcome(
     page: Page,
     studies: dict[str, Reported],
     tool: Callable[[str], Path],
