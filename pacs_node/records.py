@@ -179,6 +179,11 @@ class Received:
     body_part: str = ""
     """BodyPartExamined (0018,0015); empty where it is not stated."""
 
+    @property
+    def uids(self) -> tuple[str, str]:
+        """StudyInstanceUID and SOPInstanceUID."""
+        return self.study_instance_uid, self.sop_instance_uid
+
     def received(self) -> dict[str, Any]:
         """These values by name, without those of a subclass."""
         return {one.name: getattr(self, one.name) for one in fields(Received)}

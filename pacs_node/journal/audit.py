@@ -22,11 +22,9 @@ from pacs_node.journal.schema import (
     StudyRow,
     select_instances,
 )
-from pacs_node.journal.transaction import event_hash
+from pacs_node.journal.transaction import FIRST_HASH, event_hash
 from pacs_node.records import AuditEvent, AuditKind, InstanceState
 
-FIRST = "0" * 64
-"""The hash that the first event is chained to."""
 _PAGE = 1000
 
 
@@ -133,7 +131,7 @@ def head(database: Database) -> tuple[int, str]:
     """Number and hash of the newest event: a cheap look at whether anything happened."""
     with database.read() as connection:
         row = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()
-    return (row.seq, row.hash) if row else (0, FIRST)
+    return (row.seq, row.hash) if row else (0, FIRST_HASH)
 
 
 def verify(
@@ -150,7 +148,7 @@ def verify(
     another program. A complete rewrite of the log and its head is detected only with an exported copy of an
     earlier hash.
     """
-    count, previous = 0, FIRST
+    count, previous = 0, FIRST_HASH
     query = sa.select(AuditRow.__table__).order_by(AuditRow.seq)
     with database.read() as connection:
         head = connection.execute(sa.select(AuditHeadRow.seq, AuditHeadRow.hash)).one_or_none()

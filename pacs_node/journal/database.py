@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs_node.errors import ConfigError, JournalError
 from pacs_node.journal.backends import POSTGRESQL, Postgresql, Sqlite
-from pacs_node.journal.schema import REVISION, NodeRow
-from pacs_node.journal.transaction import Transaction
+from pacs_node.journal.schema import REVISION, AuditHeadRow, Base, NodeRow
+from pacs_node.journal.transaction import FIRST_HASH, Transaction
 from pacs_node.records import AuditKind, NodeIdentity
 
 
@@ -173,6 +173,11 @@ def _upgrade(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        if sa.inspect(connection).has_table("alembic_version"):
+            command.upgrade(config, "head")
+        else:
+            Base.metadata.create_all(connection, checkfirst=False)
+            connection.execute(sa.insert(AuditHeadRow).values(id=1, seq=0, hash=FIRST_HASH))
+            command.stamp(config, "head")
     except CommandError as error:
         raise JournalError(f"the database is of another version of pacs-node: {error}") from None

@@ -128,17 +128,13 @@ def informed(database: Database, study: Study) -> set[str]:
 def add(t: Transaction, uids: Sequence[str], role: str, destination: str) -> None:
     """Let the results of this role among `uids` go to a destination that has not got them."""
     there = sa.exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.destination == destination)
+    values = {"destination": destination, "state": DeliveryState.PENDING, "due_at": t.now}
     lacking = (
-        sa.select(ResultRow.id)
+        sa.select(ResultRow.id, *map(sa.literal, values.values()))
         .where(ResultRow.sop_instance_uid.in_(uids), ResultRow.role == role, ~there)
         .order_by(ResultRow.id)
     )
-    rows = [
-        {"result_id": id_, "destination": destination, "state": DeliveryState.PENDING, "due_at": t.now}
-        for id_ in t.execute(lacking).scalars()
-    ]
-    if rows:
-        t.execute(sa.insert(DeliveryRow), rows)
+    t.execute(sa.insert(DeliveryRow).from_select(["result_id", *values], lacking))
 
 
 def was_sent(database: Database, delivery: Delivery) -> bool:

@@ -31,6 +31,8 @@ _AUDITED = (
     *("sha256", "size", "modality", "calling_ae_title", "called_ae_title", "address"),
     "transfer_syntax_uid",
 )
+_CHANGING = ("state", "reason", "revision", "attempts", "due_at", "last_received_at")
+"""Columns of a study that an arrival may change."""
 
 
 def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: float) -> None:
@@ -55,19 +57,18 @@ def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: flo
         rows = []
         for arrival in arrivals:
             values = arrival.received()
-            uids = (arrival.study_instance_uid, arrival.sop_instance_uid)
             details = {key: values[key] for key in _AUDITED}
             known = versions.setdefault(arrival.sop_instance_uid, {})
             if arrival.sha256 in known:
                 if known[arrival.sha256] != arrival.received_at:
-                    t.audit(AuditKind.DUPLICATE_RECEIVED, *uids, **details)
+                    t.audit(AuditKind.DUPLICATE_RECEIVED, *arrival.uids, **details)
                 continue
             others = {"other_versions": sorted(known)} if known else {}
-            t.audit(AuditKind.RECEIVED, *uids, **details, **others)
+            t.audit(AuditKind.RECEIVED, *arrival.uids, **details, **others)
             study = studies[values.pop("study_instance_uid")]
             study["last_received_at"] = arrival.received_at
             if arrival.skip_reason:
-                t.audit(AuditKind.SKIPPED, *uids, reason=arrival.skip_reason)
+                t.audit(AuditKind.SKIPPED, *arrival.uids, reason=arrival.skip_reason)
                 values["state"] = InstanceState.SKIPPED
             else:
                 values["state"] = InstanceState.RECEIVED
@@ -79,7 +80,11 @@ def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: flo
             known[arrival.sha256] = arrival.received_at
         if rows:
             t.execute(sa.insert(InstanceRow), rows)
-            _update_studies(t, studies.values())
+            changes = [
+                {"study_id": study["id"], **{name: study[name] for name in _CHANGING}}
+                for study in studies.values()
+            ]
+            t.execute(sa.update(StudyRow).where(StudyRow.id == sa.bindparam("study_id")), changes)
 
 
 def _lock_studies(t: Transaction, arrivals: Sequence[Arrival]) -> dict[str, dict[str, Any]]:
@@ -89,16 +94,7 @@ def _lock_studies(t: Transaction, arrivals: Sequence[Arrival]) -> dict[str, dict
     """
     first = {arrival.study_instance_uid: arrival.received_at for arrival in reversed(arrivals)}
     query = (
-        sa.select(
-            StudyRow.study_instance_uid,
-            StudyRow.id,
-            StudyRow.state,
-            StudyRow.reason,
-            StudyRow.revision,
-            StudyRow.attempts,
-            StudyRow.due_at,
-            StudyRow.last_received_at,
-        )
+        sa.select(StudyRow.study_instance_uid, StudyRow.id, *(getattr(StudyRow, name) for name in _CHANGING))
         .where(StudyRow.study_instance_uid.in_(first))
         .order_by(StudyRow.study_instance_uid)
     )
@@ -117,19 +113,6 @@ def _lock_studies(t: Transaction, arrivals: Sequence[Arrival]) -> dict[str, dict
         t.execute(insert_new(t, StudyRow), new)
     rows = t.execute(query.with_for_update()).mappings()
     return {row["study_instance_uid"]: dict(row) for row in rows}
-
-
-def _update_studies(t: Transaction, studies: Iterable[dict[str, Any]]) -> None:
-    changed = ("state", "reason", "revision", "attempts", "due_at", "last_received_at")
-    statement = (
-        sa.update(StudyRow)
-        .where(StudyRow.id == sa.bindparam("study_id"))
-        .values({key: sa.bindparam(f"new_{key}") for key in changed})
-    )
-    t.execute(
-        statement,
-        [{"study_id": s["id"], **{f"new_{key}": s[key] for key in changed}} for s in studies],
-    )
 
 
 def claim_instances(database: Database, limit: int) -> Claim[Instance] | None:
@@ -206,8 +189,7 @@ def finish_instances(
             if analysis.finding is None:
                 kind = AuditKind.ANALYSIS_SKIPPED if analysis.skipped else AuditKind.ANALYSIS_FAILED
                 scope: dict[str, Any] = {} if analysis.scope is None else {"scope": analysis.scope}
-                uids = (instance.study_instance_uid, instance.sop_instance_uid)
-                t.audit(kind, *uids, reason=reason, model=model.id, **scope)
+                t.audit(kind, *instance.uids, reason=reason, model=model.id, **scope)
             else:
                 versions = contents.setdefault(instance.sop_instance_uid, {})
                 _audit_difference(t, analysis, analysis.finding, versions)
@@ -220,15 +202,14 @@ def _audit_difference(t: Transaction, analysis: Analysis, finding: Finding, vers
     instance = analysis.instance
     if instance.id in versions:
         return
-    uids = (instance.study_instance_uid, instance.sop_instance_uid)
     changed = list(analysis.changed)
     other = versions[max(versions)] if versions else None
     versions[instance.id] = finding.content_key
     if other == finding.content_key:
-        t.audit(AuditKind.HEADER_CHANGED, *uids, changed=changed)
+        t.audit(AuditKind.HEADER_CHANGED, *instance.uids, changed=changed)
     elif other is not None:
         keys = {"content_key": finding.content_key, "other_content_key": other}
-        t.audit(AuditKind.CONTENT_CONFLICT, *uids, **keys, changed=changed)
+        t.audit(AuditKind.CONTENT_CONFLICT, *instance.uids, **keys, changed=changed)
 
 
 def _keep_finding(t: Transaction, analysis: Analysis, finding: Finding, model: ModelIdentity) -> None:
@@ -254,8 +235,7 @@ def _keep_finding(t: Transaction, analysis: Analysis, finding: Finding, model: M
     )
     t.audit(
         AuditKind.FINDING_COPIED if analysis.copied else AuditKind.ANALYZED,
-        instance.study_instance_uid,
-        instance.sop_instance_uid,
+        *instance.uids,
         model=model.id,
         model_version=model.version,
         model_sha256=model.sha256,
@@ -277,10 +257,9 @@ def postpone_instances(
     """
     with database.write() as t:
         for instance in claim.items:
-            uids = (instance.study_instance_uid, instance.sop_instance_uid)
             later = {"due_at": t.now + seconds, "reason": why, "attempts": instance.attempts - (not counts)}
             if queue.finish(t, InstanceRow, instance.id, claim.token, **later):
-                t.audit(AuditKind.ANALYSIS_POSTPONED, *uids, why=why)
+                t.audit(AuditKind.ANALYSIS_POSTPONED, *instance.uids, why=why)
 
 
 def reopen_instances(database: Database, instances: Sequence[Instance], why: str) -> None:
@@ -292,8 +271,7 @@ def reopen_instances(database: Database, instances: Sequence[Instance], why: str
                 .where(InstanceRow.id == instance.id)
                 .values(state=InstanceState.RECEIVED, reason=None, due_at=t.now, attempts=0)
             )
-            uids = (instance.study_instance_uid, instance.sop_instance_uid)
-            t.audit(AuditKind.ANALYSIS_REOPENED, *uids, why=why)
+            t.audit(AuditKind.ANALYSIS_REOPENED, *instance.uids, why=why)
 
 
 def list_instances(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Instance]:
@@ -308,14 +286,18 @@ def list_instances(connection: sa.Connection, where: sa.ColumnElement[bool]) -> 
     return [Instance(**{**row, "state": InstanceState(row["state"])}) for row in rows]
 
 
+def uids_by_series(instances: Iterable[Instance]) -> dict[str, set[str]]:
+    """SOP Instance UIDs by Series Instance UID."""
+    uids: dict[str, set[str]] = {}
+    for instance in instances:
+        uids.setdefault(instance.series_instance_uid, set()).add(instance.sop_instance_uid)
+    return uids
+
+
 def received_uids(database: Database, study_instance_uid: str) -> dict[str, set[str]]:
     """SOP Instance UIDs by Series Instance UID, of everything received and kept of a study."""
-    query = select_instances(InstanceRow.series_instance_uid, InstanceRow.sop_instance_uid)
-    uids: dict[str, set[str]] = {}
     with database.read() as connection:
-        for series, uid in connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)):
-            uids.setdefault(series, set()).add(uid)
-    return uids
+        return uids_by_series(list_instances(connection, StudyRow.study_instance_uid == study_instance_uid))
 
 
 def ever_received_uids(database: Database, study_instance_uid: str) -> set[str]:

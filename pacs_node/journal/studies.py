@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
 
 from pacs_node.journal import deliveries, queue
 from pacs_node.journal.database import Database
-from pacs_node.journal.instances import finding_of, list_instances
+from pacs_node.journal.instances import finding_of, list_instances, uids_by_series
 from pacs_node.journal.queue import Claim
 from pacs_node.journal.schema import DeliveryRow, FindingRow, InstanceRow, ReportRow, ResultRow, StudyRow
 from pacs_node.journal.transaction import Transaction
@@ -69,20 +69,11 @@ def claim_study(database: Database) -> Claim[Study] | None:
         return list(t.execute(ready).scalars()) if ids else []
 
     def load(t: Transaction, ids: Sequence[int]) -> list[Study]:
-        row = t.execute(sa.select(StudyRow.__table__).where(StudyRow.id.in_(ids))).one()
-        return [
-            Study(
-                id=row.id,
-                study_instance_uid=row.study_instance_uid,
-                state=StudyState(row.state),
-                reason=row.reason,
-                revision=row.revision,
-                attempts=row.attempts,
-                first_received_at=row.first_received_at,
-                last_received_at=row.last_received_at,
-                renewed=row.renewed_revision,
-            )
-        ]
+        names = [field.name for field in fields(Study) if field.name != "renewed"]
+        columns = [getattr(StudyRow, name) for name in names]
+        query = sa.select(*columns, StudyRow.renewed_revision.label("renewed"))
+        rows = t.execute(query.where(StudyRow.id.in_(ids))).mappings()
+        return [Study(**{**row, "state": StudyState(row["state"])}) for row in rows]
 
     return queue.claim(database, StudyRow, due, pick, load)
 
@@ -185,21 +176,12 @@ def finish_report(
         query = sa.select(ResultRow.sop_instance_uid).where(ResultRow.sop_instance_uid.in_(uids))
         known = set(t.execute(query).scalars())
         rows = [
-            {
-                "report_id": report_id,
-                "study_id": study.id,
-                "instance_id": result.source_instance_id,
-                "role": result.role,
-                "sop_instance_uid": result.sop_instance_uid,
-                "sop_class_uid": result.sop_class_uid,
-                "series_instance_uid": result.series_instance_uid,
-                "sha256": result.sha256,
-                "size": result.size,
-                "created_at": t.now,
-            }
+            {"report_id": report_id, "study_id": study.id, "created_at": t.now, **asdict(result)}
             for result in report.results
             if result.sop_instance_uid not in known
         ]
+        for row in rows:
+            row["instance_id"] = row.pop("source_instance_id")
         if rows:
             t.execute(sa.insert(ResultRow), rows)
         for role, names in routes.items():
@@ -340,13 +322,10 @@ def next_to_count(database: Database, quiet_seconds: float, modalities: Sequence
         if study is None:
             return None
         objects = list_instances(connection, InstanceRow.study_id == study.id)
-    received: dict[str, set[str]] = {}
-    for item in objects:
-        received.setdefault(item.series_instance_uid, set()).add(item.sop_instance_uid)
     images = {item.sop_instance_uid for item in objects if item.modality in modalities}
     relevant = [item for item in objects if item.state != InstanceState.SKIPPED] or objects
     senders = frozenset(item.calling_ae_title for item in relevant)
-    return QuietStudy(study.id, study.study_instance_uid, study.revision, received, len(images), senders)
+    return QuietStudy(*study, uids_by_series(objects), len(images), senders)
 
 
 def record_count(

@@ -12,6 +12,9 @@ from pacs_node.errors import JournalError
 from pacs_node.journal.schema import AuditHeadRow, AuditRow
 from pacs_node.records import AuditKind
 
+FIRST_HASH = "0" * 64
+"""The hash that the first event is chained to."""
+
 
 class Transaction:
     """Made by `Database.write`; `now` is when it began, in seconds since the epoch."""

@@ -1,4 +1,4 @@
-"""What becomes of a result between its sending and its archive's promise to keep it."""
+"""A result between its sending and the archive's commitment to keep it."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ HOUR = 3600.0
 def send(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
 ) -> Callable[..., None]:
-    """Report study 1.2 if that has not been done, and send what is due."""
+    """Report study 1.2 unless that was done before, and send the results that are due."""
 
     def send(commitment: bool = True) -> None:
         if views.study(database, "1.2") is None:
@@ -47,7 +47,7 @@ def settle(database: Database, *committed: str, failed: tuple[str, ...] = (), ui
     return commitments.settle(database, report, lambda attempts: 5.0 * attempts)
 
 
-def shown(database: Database) -> tuple[str, list[str]]:
+def visible(database: Database) -> tuple[str, list[str]]:
     study = views.study(database, "1.2")
     assert study is not None
     return study["state"], [result["state"] for result in study["results"]]
@@ -57,38 +57,38 @@ def kinds(database: Database) -> list[str]:
     return [event.event for event in audit.events(database)][5:]
 
 
-def test_without_commitment_sent_is_delivered(database: Database, send: Callable[..., None]) -> None:
+def test_without_commitment_a_sent_result_is_delivered(database: Database, send: Callable[..., None]) -> None:
     send(commitment=False)
-    assert shown(database) == ("DELIVERED", ["SENT", "SENT"])
+    assert visible(database) == ("DELIVERED", ["SENT", "SENT"])
     assert commitments.begin(database, "pacs", "1.9", HOUR) is None
 
 
-def test_with_commitment_it_is_delivered_once_that_is_given(
+def test_with_commitment_a_result_is_delivered_once_committed(
     database: Database, transaction: Commitment
 ) -> None:
     assert [item.sop_instance_uid for item in transaction.objects] == [SC, SR]
     assert transaction.study_instance_uid == "1.2"
-    assert shown(database) == ("READY", ["SENT", "SENT"])
+    assert visible(database) == ("READY", ["SENT", "SENT"])
     assert settle(database, SC)
-    assert shown(database) == ("READY", ["COMMITTED", "SENT"])
+    assert visible(database) == ("READY", ["COMMITTED", "SENT"])
     assert commitments.is_open(database, "1.9")
     assert settle(database, SR)
     assert not commitments.is_open(database, "1.9")
-    assert shown(database) == ("DELIVERED", ["COMMITTED", "COMMITTED"])
+    assert visible(database) == ("DELIVERED", ["COMMITTED", "COMMITTED"])
     assert views.studies(database, 10)[0]["state"] == "DELIVERED"
     assert kinds(database) == ["commitment_requested", "committed", "committed"]
 
 
-def test_it_is_asked_for_once(database: Database, transaction: Commitment) -> None:
+def test_a_commitment_is_requested_once(database: Database, transaction: Commitment) -> None:
     assert commitments.begin(database, "pacs", "1.10", HOUR) is None
     assert commitments.overdue(database, "pacs") == []
 
 
-def test_what_the_archive_does_not_keep_is_sent_again_after_a_while(
+def test_a_result_that_the_archive_does_not_keep_is_sent_again_later(
     database: Database, clock: Clock, transaction: Commitment, send: Callable[..., None]
 ) -> None:
     assert settle(database, SC, failed=(SR,))
-    assert shown(database) == ("READY", ["COMMITTED", "PENDING"])
+    assert visible(database) == ("READY", ["COMMITTED", "PENDING"])
     assert deliveries.claim_deliveries(database, "pacs", 10) is None
     clock.now += 5
     send()
@@ -96,32 +96,34 @@ def test_what_the_archive_does_not_keep_is_sent_again_after_a_while(
     assert again is not None
     assert [item.sop_instance_uid for item in again.objects] == [SR]
     assert settle(database, SR, uid="1.10")
-    assert shown(database) == ("DELIVERED", ["COMMITTED", "COMMITTED"])
+    assert visible(database) == ("DELIVERED", ["COMMITTED", "COMMITTED"])
     assert kinds(database)[1:3] == ["committed", "commitment_failed"]
 
 
-def test_a_repeated_answer_changes_nothing_and_is_known(database: Database, transaction: Commitment) -> None:
+def test_a_repeated_answer_is_recognized_and_changes_nothing(
+    database: Database, transaction: Commitment
+) -> None:
     for _ in range(2):
         assert settle(database, SC, failed=(SR,))
     assert kinds(database)[1:] == ["committed", "commitment_failed"]
 
 
-def test_an_archive_may_take_its_word_back(database: Database, transaction: Commitment) -> None:
+def test_an_archive_may_withdraw_its_commitment(database: Database, transaction: Commitment) -> None:
     assert settle(database, SC, SR)
     assert settle(database, failed=(SC,))
-    assert shown(database) == ("READY", ["PENDING", "COMMITTED"])
+    assert visible(database) == ("READY", ["PENDING", "COMMITTED"])
 
 
-def test_nobody_else_is_believed(database: Database, send: Callable[..., None]) -> None:
+def test_answers_about_other_transactions_are_ignored(database: Database, send: Callable[..., None]) -> None:
     send()
     assert not settle(database, SC, SR, uid=""), "nobody was asked yet"
     commitments.begin(database, "pacs", "1.9", HOUR)
     assert not settle(database, SC, SR, uid="9.9")
     assert settle(database, "4.4")
-    assert shown(database) == ("READY", ["SENT", "SENT"])
+    assert visible(database) == ("READY", ["SENT", "SENT"])
 
 
-def test_silence_is_noticed_and_asked_again(
+def test_an_overdue_commitment_is_requested_again(
     database: Database, clock: Clock, transaction: Commitment
 ) -> None:
     clock.now += HOUR
@@ -138,7 +140,7 @@ def test_silence_is_noticed_and_asked_again(
     assert kinds(database)[1] == "commitment_postponed"
 
 
-def test_the_rest_of_a_study_that_is_being_sent_is_waited_for(
+def test_a_request_waits_for_the_rest_of_the_study_to_be_sent(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
 ) -> None:
     instances.register(database, [arrival()], 0)
@@ -153,11 +155,11 @@ def test_the_rest_of_a_study_that_is_being_sent_is_waited_for(
     assert len(begun.objects) == 2
 
 
-def test_where_the_settings_ask_no_more_it_is_waived(database: Database, send: Callable[..., None]) -> None:
+def test_commitments_no_longer_configured_are_waived(database: Database, send: Callable[..., None]) -> None:
     send()
     assert commitments.waive(database, ["pacs"]) == 0
-    assert shown(database)[0] == "READY"
+    assert visible(database)[0] == "READY"
     assert commitments.waive(database, []) == 2
     assert commitments.waive(database, []) == 0
-    assert shown(database)[0] == "DELIVERED"
+    assert visible(database)[0] == "DELIVERED"
     assert kinds(database) == ["commitments_waived"]

@@ -1,4 +1,4 @@
-"""What a PACS's count of a study's images does to its quiet period, and what is told of it."""
+"""How a PACS's count of a study's images changes the quiet period, and how it is reported."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def study(
     return due(database)
 
 
-def test_nobody_is_asked_before_a_quarter_of_the_quiet_period_or_while_images_wait(
+def test_no_count_before_a_quarter_of_the_quiet_period_or_while_images_wait(
     database: Database, clock: Clock, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     instances.register(database, [arrival()], QUIET)
@@ -54,7 +54,7 @@ def test_nobody_is_asked_before_a_quarter_of_the_quiet_period_or_while_images_wa
     assert due(database) is None
 
 
-def test_what_is_here_is_told_by_series(study: QuietStudy | None) -> None:
+def test_received_objects_are_grouped_by_series(study: QuietStudy | None) -> None:
     assert study is not None
     assert study.received == {"1.2.1": {"1.2.3", "1.2.4"}, "1.2.8": {"1.2.9"}}
     assert (study.images, study.senders) == (2, frozenset({"PACS"}))
@@ -76,22 +76,22 @@ def test_a_complete_study_is_due_at_once(database: Database, study: QuietStudy |
 
 
 @pytest.mark.parametrize("expected", [0, 1])
-def test_a_pacs_that_is_behind_us_shortens_nothing(
+def test_a_pacs_that_lags_behind_shortens_nothing(
     database: Database, study: QuietStudy | None, expected: int
 ) -> None:
     assert record(database, study, expected)
     assert studies.claim_study(database) is None
 
 
-def test_a_partial_study_waits_and_tells_what_is_missing(
+def test_a_partial_study_waits_and_lists_its_missing_images(
     database: Database, clock: Clock, study: QuietStudy | None, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     assert study is not None
     assert record(database, study, 4, "1.2.5", "1.2.6")
     assert due(database) is None
-    told = views.study(database, "1.2")
-    assert told is not None
-    assert (told["expected"], told["missing"]) == (4, ["1.2.5", "1.2.6"])
+    view = views.study(database, "1.2")
+    assert view is not None
+    assert (view["expected"], view["missing"]) == (4, ["1.2.5", "1.2.6"])
     assert studies.count_missing_images(database, study.id) == 2
 
     instances.register(database, [arrival("1.2.6", "d")], QUIET)
@@ -106,7 +106,7 @@ def test_a_partial_study_waits_and_tells_what_is_missing(
     assert studies.claim_study(database) is not None
 
 
-def test_each_revision_is_asked_for_once_also_where_nobody_answered(
+def test_each_revision_is_counted_once_even_without_an_answer(
     database: Database, study: QuietStudy | None
 ) -> None:
     assert study is not None
@@ -117,7 +117,7 @@ def test_each_revision_is_asked_for_once_also_where_nobody_answered(
     assert [event.event for event in audit.events(database)].count("study_not_counted") == 1
 
 
-def test_a_count_that_an_image_overtook_is_discarded(
+def test_a_count_overtaken_by_an_image_is_discarded(
     database: Database, study: QuietStudy | None, arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     instances.register(database, [arrival("1.2.5", "d")], QUIET)
@@ -126,7 +126,7 @@ def test_a_count_that_an_image_overtook_is_discarded(
     assert studies.claim_study(database) is None
 
 
-def test_an_object_that_is_no_xray_still_puts_the_end_off(
+def test_an_object_other_than_an_xray_also_extends_the_quiet_period(
     database: Database, clock: Clock, study: QuietStudy | None, arrival: Callable[..., Arrival]
 ) -> None:
     clock.now += 1

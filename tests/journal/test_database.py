@@ -1,4 +1,4 @@
-"""Connections, transactions, identity, and what people are told when the database does not answer."""
+"""Connections, transactions, the node's identity, and the advice when the database does not work."""
 
 import os
 import sqlite3
@@ -52,7 +52,7 @@ def test_an_error_rolls_back_state_and_audit_together(
     assert list(audit.events(database)) == []
 
 
-def test_what_others_send_is_cut_to_what_fits(database: Database, arrival: Callable[..., Arrival]) -> None:
+def test_received_text_is_cut_to_the_columns(database: Database, arrival: Callable[..., Arrival]) -> None:
     odd = arrival(modality="D" * 99, patient_id="P\0" * 99, skip_reason="modality \0", size=1 << 40)
     for _ in range(2):
         instances.register(database, [odd], 0)
@@ -61,11 +61,11 @@ def test_what_others_send_is_cut_to_what_fits(database: Database, arrival: Calla
     assert tuple(row) == ("D" * 16, "P" * 99, "modality ", 1 << 40)
 
 
-def test_who_we_are_is_made_once(database: Database) -> None:
+def test_the_identity_is_made_once(database: Database) -> None:
     assert database.identity("A") == database.identity("A")
 
 
-def test_a_database_is_there_once_it_was_made(tmp_path: Path, postgresql: Server) -> None:
+def test_a_journal_exists_after_the_migration(tmp_path: Path, postgresql: Server) -> None:
     empty = "nothing_yet"
     postgresql.execute(f"CREATE DATABASE {empty}")
     for url in (f"sqlite:///{tmp_path}/new/journal.sqlite", postgresql.url(empty)):
@@ -102,7 +102,7 @@ def test_the_clock_is_the_servers(database_url: DatabaseUrl, monkeypatch: pytest
         (("127.0.0.1:", "no-such-host.invalid:"), ["name the right host"]),
     ],
 )
-def test_a_server_that_lets_nobody_in_is_explained(
+def test_a_refused_connection_is_explained(
     database_url: DatabaseUrl, change: tuple[str, str], words: list[str]
 ) -> None:
     url = database_url("postgresql").replace(*change)
@@ -115,7 +115,7 @@ def test_a_server_that_lets_nobody_in_is_explained(
     assert "\n" not in str(error.value)
 
 
-def test_a_user_without_rights_is_told_so(database_url: DatabaseUrl, postgresql: Server) -> None:
+def test_missing_rights_are_explained(database_url: DatabaseUrl, postgresql: Server) -> None:
     postgresql.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
     postgresql.execute("CREATE DATABASE not_yours")
     try:
@@ -129,7 +129,9 @@ def test_a_user_without_rights_is_told_so(database_url: DatabaseUrl, postgresql:
         postgresql.execute("DROP ROLE guest")
 
 
-def test_a_server_that_restarts_is_found_again(database_url: DatabaseUrl, postgresql: Server) -> None:
+def test_the_connection_survives_a_restart_of_the_server(
+    database_url: DatabaseUrl, postgresql: Server
+) -> None:
     database = Database(database_url("postgresql"))
     who = database.identity("A")
     postgresql.stop()
@@ -151,7 +153,7 @@ def test_a_server_that_restarts_is_found_again(database_url: DatabaseUrl, postgr
     database.close()
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_other_than_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes(b"not a database" * 100)
     database = Database(f"sqlite:///{tmp_path}/journal.sqlite")
     with pytest.raises(JournalError, match=r"journal\.sqlite: file is not a database; .* restore a backup"):
@@ -159,7 +161,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_file_that_another_program_holds_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_file_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "BUSY_SECONDS", 0.5)
     database = open_database(f"sqlite:///{tmp_path}/journal.sqlite")
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
@@ -174,7 +176,7 @@ def test_a_file_that_another_program_holds_is_told(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def as_nobody() -> Iterator[None]:
-    """Not as root, who may write everywhere."""
+    """Run as an unprivileged user: root may write everywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -187,7 +189,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a journal that may be read only."""
+    """A read-only folder with a journal."""
     folder = tmp_path_factory.mktemp("sealed")
     open_database(f"sqlite:///{folder}/journal.sqlite").close()
     paths = [folder, *folder.iterdir()]
@@ -202,7 +204,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["journal.sqlite", "new.sqlite", "folder/new.sqlite"])
-def test_a_place_where_nothing_can_be_written_is_told(sealed: Path, as_nobody: None, name: str) -> None:
+def test_a_read_only_folder_is_explained(sealed: Path, as_nobody: None, name: str) -> None:
     database = Database(f"sqlite:///{sealed}/{name}")
 
     def use() -> None:

@@ -1,4 +1,4 @@
-"""Labels that come back: what is kept of them, and what of a database that knew none."""
+"""Labels: recording them, listing them, and reading them from CSV files."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pacs_node.records import Arrival, Finding, ModelIdentity
 
 
 @pytest.fixture
-def said(
+def analyzed(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, finding: Finding
 ) -> Database:
     """Study 1.2 with a negative image 1.1 (0.1234) and a positive one 1.3 (0.9), and 5.2, not analyzed."""
@@ -35,14 +35,16 @@ def give(
     return Feedback(**(values | more))  # type: ignore[arg-type]
 
 
-def test_labels_of_one_study_are_listed_alone(said: Database) -> None:
-    feedback.add(said, [give(), give(study="5"), give(image="1.3", label=Label.POSITIVE)])
-    assert [one.sop_instance_uid for one in feedback.every(said, study="1.2")] == [None, "1.3"]
-    assert len(feedback.every(said)) == 3
-    assert feedback.every(said, study="7") == []
+def test_labels_of_one_study_can_be_listed(analyzed: Database) -> None:
+    feedback.add(analyzed, [give(), give(study="5"), give(image="1.3", label=Label.POSITIVE)])
+    assert [label.sop_instance_uid for label in feedback.every(analyzed, study="1.2")] == [None, "1.3"]
+    assert len(feedback.every(analyzed)) == 3
+    assert feedback.every(analyzed, study="7") == []
 
 
-def test_a_label_is_kept_with_what_had_been_said(said: Database, model: ModelIdentity, clock: Clock) -> None:
+def test_a_label_is_kept_with_the_finding_of_its_time(
+    analyzed: Database, model: ModelIdentity, clock: Clock
+) -> None:
     region = ((1.0, 2.0), (3.0, 4.5), (5.0, 6.0))
     given = [
         give(Label.POSITIVE, image="1.1", region=region, comment="Mr. X fell", at=clock.now - 5),
@@ -50,9 +52,9 @@ def test_a_label_is_kept_with_what_had_been_said(said: Database, model: ModelIde
         give(Label.NEGATIVE, study="", image="1.3", at=clock.now + 1),
         give(Label.POSITIVE, study="5"),
     ]
-    assert feedback.add(said, given) == [Receipt.ADDED] * 4
-    kept = feedback.every(said)
-    assert [(one.sop_instance_uid, one.probability, one.positive) for one in kept] == [
+    assert feedback.add(analyzed, given) == [Receipt.ADDED] * 4
+    kept = feedback.every(analyzed)
+    assert [(label.sop_instance_uid, label.probability, label.positive) for label in kept] == [
         ("1.1", 0.1234, False),
         (None, 0.9, True),
         (None, None, None),
@@ -61,25 +63,25 @@ def test_a_label_is_kept_with_what_had_been_said(said: Database, model: ModelIde
     assert kept[0].region == region
     assert (kept[0].model_id, kept[0].model_key, kept[0].recorded_at) == (model.id, model.key, clock.now)
     assert kept[3].study_instance_uid == "1.2"
-    events = [event for event in audit.events(said) if event.event == "feedback"]
+    events = [event for event in audit.events(analyzed) if event.event == "feedback"]
     assert [event.details["probability"] for event in events] == [0.1234, 0.9, 0.9, None]
     assert "Mr. X" not in json.dumps([event.details for event in events])
-    assert audit.verify(said)[1] is None
+    assert audit.verify(analyzed)[1] is None
 
 
-def test_another_model_that_spoke_since_is_the_one_that_is_told(
-    said: Database, model: ModelIdentity, finding: Finding, arrival: Callable[..., Arrival]
+def test_a_label_is_compared_with_the_newest_model(
+    analyzed: Database, model: ModelIdentity, finding: Finding, arrival: Callable[..., Arrival]
 ) -> None:
     other = replace(model, id="other", threshold=0.05)
-    instances.register(said, [arrival("1.4", "d")], 0)
-    Steps(said, other, replace(finding, probability=0.2)).analyze()
-    feedback.add(said, [give(), give(image="1.1")])
-    whole, image = feedback.every(said)
+    instances.register(analyzed, [arrival("1.4", "d")], 0)
+    Steps(analyzed, other, replace(finding, probability=0.2)).analyze()
+    feedback.add(analyzed, [give(), give(image="1.1")])
+    whole, image = feedback.every(analyzed)
     assert (whole.model_id, whole.probability) == ("other", 0.2)
     assert (image.model_id, image.probability) == (model.id, 0.1234)
 
 
-def test_what_is_known_or_was_never_received_is_said(said: Database) -> None:
+def test_known_labels_and_unknown_studies_are_reported(analyzed: Database) -> None:
     given = [
         give(),
         give(),
@@ -89,21 +91,25 @@ def test_what_is_known_or_was_never_received_is_said(said: Database) -> None:
         give(study="", image="1.1", source="again.csv"),
     ]
     first = [Receipt.ADDED, Receipt.KNOWN, *[Receipt.UNKNOWN] * 2, Receipt.ADDED, Receipt.KNOWN]
-    assert feedback.add(said, given, dry_run=True) == first
-    assert feedback.every(said) == []
-    assert feedback.add(said, given) == first
-    again = feedback.add(said, given)
+    assert feedback.add(analyzed, given, dry_run=True) == first
+    assert feedback.every(analyzed) == []
+    assert feedback.add(analyzed, given) == first
+    again = feedback.add(analyzed, given)
     assert again == [Receipt.KNOWN, Receipt.KNOWN, *[Receipt.UNKNOWN] * 2, Receipt.KNOWN, Receipt.KNOWN]
-    assert len(feedback.every(said)) == 2
+    assert len(feedback.every(analyzed)) == 2
 
 
-def test_the_newest_label_counts_and_the_old_one_stays(said: Database, clock: Clock) -> None:
-    feedback.add(said, [give(Label.POSITIVE)])
+def test_the_newest_label_counts_and_older_ones_stay(analyzed: Database, clock: Clock) -> None:
+    feedback.add(analyzed, [give(Label.POSITIVE)])
     clock.now += 10
-    feedback.add(said, [give(Label.NEGATIVE), give(Label.UNCERTAIN, image="1.1", at=clock.now - 20)])
-    assert [one.label for one in feedback.current(said)] == [Label.UNCERTAIN, Label.NEGATIVE]
-    assert [one.label for one in feedback.every(said)] == [Label.UNCERTAIN, Label.POSITIVE, Label.NEGATIVE]
-    assert [one.label for one in feedback.current(said, clock.now)] == [Label.NEGATIVE]
+    feedback.add(analyzed, [give(Label.NEGATIVE), give(Label.UNCERTAIN, image="1.1", at=clock.now - 20)])
+    assert [label.label for label in feedback.current(analyzed)] == [Label.UNCERTAIN, Label.NEGATIVE]
+    assert [label.label for label in feedback.every(analyzed)] == [
+        Label.UNCERTAIN,
+        Label.POSITIVE,
+        Label.NEGATIVE,
+    ]
+    assert [label.label for label in feedback.current(analyzed, clock.now)] == [Label.NEGATIVE]
 
 
 @pytest.mark.parametrize(
@@ -116,16 +122,16 @@ def test_the_newest_label_counts_and_the_old_one_stays(said: Database, clock: Cl
         ([(Label.NEGATIVE, "1.1"), (Label.UNCERTAIN, "1.3")], {"1.1": "negative"}),
     ],
 )
-def test_a_studys_label_tells_of_its_images_only_what_it_says(
-    said: Database, given: list[tuple[Label, str | None]], expected: dict[str, str]
+def test_which_images_a_label_of_a_study_applies_to(
+    analyzed: Database, given: list[tuple[Label, str | None]], expected: dict[str, str]
 ) -> None:
-    feedback.add(said, [give(label, image=image) for label, image in given])
-    rows = feedback.labelled_images(said)
+    feedback.add(analyzed, [give(label, image=image) for label, image in given])
+    rows = feedback.labelled_images(analyzed)
     assert {image: label for image, label, _ in rows} == expected
     assert len({group for *_, group in rows}) <= 1
 
 
-def test_a_csv_is_read_with_its_lines(tmp_path: Path) -> None:
+def test_labels_of_a_csv_file_keep_their_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(
         "study_instance_uid,sop_instance_uid,label,who,when,comment\n"
@@ -133,9 +139,14 @@ def test_a_csv_is_read_with_its_lines(tmp_path: Path) -> None:
         ',1.3, negative ,,,"plain, I think"\n',
         encoding="utf-8-sig",
     )
-    (first, one), (second, other) = feedback.read_csv(path, "Dr. Li")
+    (first, label), (second, other) = feedback.read_csv(path, "Dr. Li")
     assert (first, second) == (2, 3)
-    assert (one.label, one.who, one.at, one.source) == ("positive", "Dr. Wu", 1772371800.0, "labels.csv")
+    assert (label.label, label.who, label.at, label.source) == (
+        "positive",
+        "Dr. Wu",
+        1772371800.0,
+        "labels.csv",
+    )
     assert (other.who, other.sop_instance_uid, other.comment) == ("Dr. Li", "1.3", "plain, I think")
 
 
@@ -152,7 +163,7 @@ def test_a_csv_is_read_with_its_lines(tmp_path: Path) -> None:
         ("study_instance_uid,label\n1.2,\xff\n", ["UTF-8"]),
     ],
 )
-def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_a_wrong_row_is_reported_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError) as error:

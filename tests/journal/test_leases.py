@@ -11,7 +11,7 @@ from pacs_node.records import Arrival, RunningRole
 HOUR = 3600.0
 
 
-def test_a_lease_of_before_the_clock_was_set_back_does_not_count(
+def test_a_lease_from_before_a_clock_change_does_not_count(
     database: Database, clock: Clock, arrival: Callable[..., Arrival]
 ) -> None:
     instances.register(database, [arrival()], 0)
@@ -20,14 +20,14 @@ def test_a_lease_of_before_the_clock_was_set_back_does_not_count(
     processes.beat(database, RunningRole("worker", "elsewhere", 1, "", ready=True))
     clock.now -= HOUR
     assert processes.running(database) == []
-    assert processes.lead(database, "calendar", "ours")
+    assert processes.lead(database, "calendar", "mine")
     assert not processes.lead(database, "calendar", "gone")
     assert instances.claim_instances(database, 8) is None
     assert queue.shift(database, HOUR) == 2
     assert instances.claim_instances(database, 8)
 
 
-def test_a_small_step_back_takes_no_living_lease(
+def test_a_small_clock_change_keeps_live_leases(
     database: Database, clock: Clock, arrival: Callable[..., Arrival]
 ) -> None:
     instances.register(database, [arrival(received_at=1.0)], 0)
@@ -39,7 +39,7 @@ def test_a_small_step_back_takes_no_living_lease(
     assert not processes.lead(database, "calendar", "second")
 
 
-def test_what_was_due_is_due_after_the_clock_was_set_back(
+def test_due_rows_stay_due_after_a_clock_change(
     database: Database, clock: Clock, arrival: Callable[..., Arrival]
 ) -> None:
     instances.register(database, [arrival(skip_reason="no X-ray")], 60.0)
@@ -52,7 +52,7 @@ def test_what_was_due_is_due_after_the_clock_was_set_back(
     assert (event.event, event.details) == ("clock_jumped", {"seconds": -HOUR, "shifted": 2})
 
 
-def test_a_lease_that_was_handed_over_is_free_at_once(database: Database) -> None:
+def test_a_handed_over_lease_is_free_at_once(database: Database) -> None:
     assert processes.lead(database, "calendar", "first")
     processes.hand_over(database, "calendar", "second")
     assert not processes.lead(database, "calendar", "second")

@@ -1,4 +1,4 @@
-"""Several processes' work at once on one journal: nothing is taken twice, lost, or waits for ever."""
+"""Several processes at work on one journal: nothing is done twice or lost, and nothing waits for ever."""
 
 import threading
 from collections import Counter
@@ -29,15 +29,15 @@ Make = Callable[..., Arrival]
 
 @pytest.fixture
 def several(journal_url: str, database: Database) -> Iterator[list[Database]]:
-    """One journal as several processes have it open: each with connections of its own."""
-    made = [Database(journal_url, database.clock) for _ in range(WORKERS)]
-    yield made
-    for one in made:
-        one.close()
+    """One journal opened several times, as by several processes."""
+    opened = [Database(journal_url, database.clock) for _ in range(WORKERS)]
+    yield opened
+    for database in opened:
+        database.close()
 
 
 def at_once(jobs: Sequence[Callable[[], object]]) -> list[object]:
-    """Run jobs in threads that begin together; returns what they return, raises what they raise."""
+    """Run jobs in threads that begin together; returns their results, raises their errors."""
     barrier = threading.Barrier(len(jobs))
 
     def run(job: Callable[[], object]) -> object:
@@ -56,7 +56,7 @@ def test_no_image_is_claimed_twice(database: Database, several: list[Database], 
         while claim := instances.claim_instances(mine, 4):
             claimed.extend(item.id for item in claim.items)
 
-    at_once([lambda one=one: work(one) for one in several])  # type: ignore[misc]
+    at_once([lambda mine=mine: work(mine) for mine in several])  # type: ignore[misc]
     assert sorted(claimed) == sorted(set(claimed))
     # What another held while we looked comes with the next look.
     work(database)
@@ -96,7 +96,7 @@ def test_whole_studies_pass_through_once(
             if settled():
                 return
 
-    at_once([lambda one=one: work(one) for one in several])  # type: ignore[misc]
+    at_once([lambda mine=mine: work(mine) for mine in several])  # type: ignore[misc]
     assert settled()
     assert set(sent.values()) == {1}
     assert len(sent) == 12
@@ -105,21 +105,21 @@ def test_whole_studies_pass_through_once(
     assert audit.verify(database)[1] is None
 
 
-def test_two_who_deliver_do_not_share_a_study(
+def test_two_processes_do_not_share_a_study_for_delivery(
     database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
 ) -> None:
-    """One sends all that is due of a study: the SCs are then there before the SR."""
+    """One process sends all due results of a study: the SCs then arrive before the SR."""
     for n in range(12):
         uid = str(100 + n)
         instances.register(database, [arrival(f"{uid}.1", f"{uid}a", study_instance_uid=uid)], 0)
         Steps(database, model, finding).report(("pacs",))
         claims = at_once(
-            [lambda one=one: deliveries.claim_deliveries(one, "pacs", 10) for one in several]  # type: ignore[misc]
+            [lambda mine=mine: deliveries.claim_deliveries(mine, "pacs", 10) for mine in several]  # type: ignore[misc]
         )
         assert [len(claim.items) for claim in claims if claim] == [2]  # type: ignore[attr-defined]
 
 
-def test_what_one_renews_another_may_finish(
+def test_work_can_be_finished_while_its_lease_is_renewed(
     database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
 ) -> None:
     """The heartbeat renews the very rows that the worker finishes, in the opposite order."""
@@ -172,7 +172,7 @@ def test_receivers_register_the_same_study_at_once(
     assert audit.verify(database)[1] is None
 
 
-def test_receivers_make_the_same_studies_in_any_order(
+def test_receivers_register_the_same_studies_in_any_order(
     database: Database, several: list[Database], arrival: Make
 ) -> None:
     for turn in range(4):
@@ -182,19 +182,19 @@ def test_receivers_make_the_same_studies_in_any_order(
         orders = [batch, batch[::-1]]
         at_once(
             [
-                lambda one=one, order=order: instances.register(one, order, 0)  # type: ignore[misc]
-                for one, order in zip(several, orders, strict=False)
+                lambda mine=mine, order=order: instances.register(mine, order, 0)  # type: ignore[misc]
+                for mine, order in zip(several, orders, strict=False)
             ]
         )
     assert views.counts(database)["studies"] == {"OPEN": 240}
     assert [event.event for event in audit.events(database)] == ["received"] * 240
 
 
-def test_one_arrival_that_all_receivers_register_is_one(
+def test_an_arrival_registered_by_all_receivers_counts_once(
     database: Database, several: list[Database], arrival: Make
 ) -> None:
     batch = [arrival(f"1.{n}", f"{n:064x}") for n in range(10)]
-    at_once([lambda one=one: instances.register(one, batch, 0) for one in several])  # type: ignore[misc]
+    at_once([lambda mine=mine: instances.register(mine, batch, 0) for mine in several])  # type: ignore[misc]
     assert views.study(database, "1.2")["revision"] == 10  # type: ignore[index]
     assert [event.event for event in audit.events(database)] == ["received"] * 10
 
@@ -202,7 +202,7 @@ def test_one_arrival_that_all_receivers_register_is_one(
 def test_an_image_that_comes_in_while_its_study_is_reported_is_never_lost(
     database: Database, several: list[Database], arrival: Make, model: ModelIdentity, finding: Finding
 ) -> None:
-    """Whoever comes first: the report is discarded, or the study is open again."""
+    """Either the report is discarded, or the study is opened again."""
     steps = Steps(several[0], model, finding)
     for n in range(8):
         uid = str(100 + n)
@@ -224,7 +224,7 @@ def test_an_image_that_comes_in_while_its_study_is_reported_is_never_lost(
         steps.report()
 
 
-def test_a_claim_that_waited_for_an_intake_sees_its_image(
+def test_a_claim_that_waited_for_a_registration_sees_its_image(
     journal_url: str,
     database: Database,
     several: list[Database],
@@ -257,18 +257,18 @@ def test_a_claim_that_waited_for_an_intake_sees_its_image(
         assert claim.result(30) is None
 
 
-def test_one_of_several_leads(database: Database, several: list[Database]) -> None:
+def test_only_one_process_leads(database: Database, several: list[Database]) -> None:
     for name in ("calendar", "other"):
         took = at_once(
-            [lambda n=n, one=one: processes.lead(one, name, str(n)) for n, one in enumerate(several)]  # type: ignore[misc]  # noqa: B023
+            [lambda n=n, mine=mine: processes.lead(mine, name, str(n)) for n, mine in enumerate(several)]  # type: ignore[misc]  # noqa: B023
         )
         assert took.count(True) == 1
         assert processes.lead(database, name, str(took.index(True)))
         assert not processes.lead(database, name, str(1 + took.index(True)))
 
 
-def test_a_node_is_one_whoever_opens_it_first(database: Database, several: list[Database]) -> None:
-    known = at_once([lambda one=one: one.identity("A") for one in several])  # type: ignore[misc]
+def test_all_processes_see_the_same_identity(database: Database, several: list[Database]) -> None:
+    known = at_once([lambda mine=mine: mine.identity("A") for mine in several])  # type: ignore[misc]
     assert len(set(known)) == 1
 
 
@@ -284,8 +284,8 @@ def test_processes_beat_side_by_side(database: Database, several: list[Database]
 
 def test_one_receiver_at_a_time_empties_the_shared_spool(tmp_path: Path) -> None:
     first, second = FileStore(tmp_path), FileStore(tmp_path)
-    with first.intake() as ours:
-        assert ours
+    with first.intake() as locked:
+        assert locked
         with second.intake() as theirs:
             assert not theirs
     with second.intake() as theirs:

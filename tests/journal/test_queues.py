@@ -1,4 +1,4 @@
-"""What is claimed when, by whom, and what a lost lease or a late image does."""
+"""The three queues: claims, lost leases, late images, and retries."""
 
 from collections.abc import Callable
 
@@ -60,8 +60,8 @@ def test_a_batch_of_several_studies_keeps_them_apart(
         QUIET,
     )
     rows = {row["study_instance_uid"]: row for row in views.studies(database, 10)}
-    told = {uid: (row["state"], row["objects"]) for uid, row in rows.items()}
-    assert told == {"1.2": ("REPORTED", 1), "2": ("OPEN", 1), "3": ("OPEN", 2)}
+    states = {uid: (row["state"], row["objects"]) for uid, row in rows.items()}
+    assert states == {"1.2": ("REPORTED", 1), "2": ("OPEN", 1), "3": ("OPEN", 2)}
     assert [views.study(database, uid)["revision"] for uid in ("1.2", "2", "3")] == [1, 0, 2]  # type: ignore[index]
     assert kinds(database)[-6:] == [
         "received",
@@ -86,7 +86,7 @@ def test_a_study_waits_for_its_last_image(
     assert studies.claim_study(database) is not None
 
 
-def test_claimed_work_is_nobody_elses_until_the_lease_runs_out(
+def test_claimed_work_is_not_claimed_again_until_the_lease_ends(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     instances.register(database, [arrival()], 0)
@@ -139,7 +139,7 @@ def test_a_finding_comes_back_as_it_was(
     assert (kept.probability, kept.content_key, kept.notes) == (0.1234, finding.content_key, ("a note",))
 
 
-def test_the_same_bytes_again_are_audited_and_nothing_else(
+def test_the_same_bytes_again_are_only_audited(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:
     instances.register(database, [arrival()], 0)
@@ -151,7 +151,7 @@ def test_the_same_bytes_again_are_audited_and_nothing_else(
     assert kinds(database)[-2:] == ["duplicate_received"] * 2
 
 
-def test_one_arrival_registered_twice_is_one(database: Database, arrival: Callable[..., Arrival]) -> None:
+def test_an_arrival_registered_twice_counts_once(database: Database, arrival: Callable[..., Arrival]) -> None:
     for _ in range(2):
         instances.register(database, [arrival("1.1", "a"), arrival("1.2", "b", skip_reason="no X-ray")], 0)
     assert views.study(database, "1.2")["revision"] == 1  # type: ignore[index]
@@ -239,7 +239,7 @@ def test_people_see_ready_then_delivered_then_quarantined(
     assert views.studies(database, 10)[0]["state"] == "DELIVERED"
 
 
-def test_retry_brings_back_what_failed(
+def test_a_retry_reopens_failed_work(
     database: Database, arrival: Callable[..., Arrival], model: ModelIdentity, steps: Steps
 ) -> None:
     instances.register(database, [arrival()], 0)

@@ -1,4 +1,4 @@
-"""The worklist: the right studies, in their order, with nobody named to those who may not see them."""
+"""The worklist: the right studies in order, without patients for users who may not see them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from support.journal import Clock, Steps
 
 from pacs_node.journal import audit, deliveries, instances, studies, views
 from pacs_node.journal.database import Database
+from pacs_node.journal.transaction import FIRST_HASH
 from pacs_node.journal.views import Filters
 from pacs_node.records import (
     Analysis,
@@ -35,18 +36,18 @@ def steps(database: Database, model: ModelIdentity, finding: Finding) -> Steps:
 def receive(database: Database, arrival: Arrive) -> Callable[..., None]:
     """Receive a study with one image of its own UID."""
 
-    def one(uid: str, **changes: object) -> None:
+    def make(uid: str, **changes: object) -> None:
         instances.register(
             database, [arrival(f"{uid}.1", f"{uid:a>64}", study_instance_uid=uid, **changes)], 0
         )
 
-    return one
+    return make
 
 
 def uids(database: Database, patients: bool = True, **filters: object) -> list[str]:
     page = views.worklist(database, Filters(**filters), patients)  # type: ignore[arg-type]
     assert page.count == len(page.studies)
-    return [one.study_instance_uid for one in page.studies]
+    return [study.study_instance_uid for study in page.studies]
 
 
 def send(database: Database, state: DeliveryState, destination: str = "pacs") -> None:
@@ -56,7 +57,7 @@ def send(database: Database, state: DeliveryState, destination: str = "pacs") ->
         assert deliveries.finish_delivery(database, claim.token, item, state, 0, "", 60.0)
 
 
-def test_states_are_those_that_the_commands_show(
+def test_the_states_are_those_of_the_commands(
     database: Database, receive: Callable[..., None], steps: Steps, clock: Clock
 ) -> None:
     for uid, state in (("2.1", DeliveryState.SENT), ("2.2", DeliveryState.QUARANTINED), ("2.3", None)):
@@ -75,16 +76,16 @@ def test_states_are_those_that_the_commands_show(
         assert studies.close_study(database, claim.token, study, ended, "why", AuditKind.STUDY_SKIPPED)
     receive("2.7")
     page = views.worklist(database, Filters(), patients=True)
-    found = {one.study_instance_uid: one.state for one in page.studies}
-    assert found == {row["study_instance_uid"]: row["state"] for row in views.studies(database, 10)}
-    assert set(found.values()) == {*VisibleState}
-    for uid, shown in found.items():
-        assert uids(database, state=shown) == [uid]
+    states = {study.study_instance_uid: study.state for study in page.studies}
+    assert states == {row["study_instance_uid"]: row["state"] for row in views.studies(database, 10)}
+    assert set(states.values()) == {*VisibleState}
+    for uid, visible in states.items():
+        assert uids(database, state=visible) == [uid]
     assert views.count_failed_studies(database, clock.now) == 1
     assert views.count_failed_studies(database, clock.now + 1) == 0
 
 
-def test_sent_is_delivered_only_once_it_is_committed(
+def test_a_study_is_delivered_only_once_it_is_committed(
     database: Database, receive: Callable[..., None], steps: Steps
 ) -> None:
     receive("2.1")
@@ -99,7 +100,7 @@ def test_sent_is_delivered_only_once_it_is_committed(
     assert uids(database, state="DELIVERED") == []
 
 
-def test_filters_find_what_they_say(
+def test_filters_select_studies(
     database: Database, receive: Callable[..., None], steps: Steps, clock: Clock
 ) -> None:
     began = clock.now
@@ -125,7 +126,7 @@ def test_filters_find_what_they_say(
     assert views.worklist_choices(database) == (["CR", "DX"], ["HAND", "WRIST"])
 
 
-def test_who_may_not_see_patients_neither_sees_nor_finds_them(
+def test_patients_are_neither_shown_nor_searched_without_permission(
     database: Database, receive: Callable[..., None]
 ) -> None:
     receive("2.1", patient_name="MÜLLER^ANNA", patient_id="ID-77")
@@ -146,54 +147,55 @@ def test_pages_follow_each_other_while_studies_come_in(
     receive("2.9")
     second = views.worklist(database, Filters(), True, before=first.older, limit=2)
     third = views.worklist(database, Filters(), True, before=second.older, limit=2)
-    shown = [one.study_instance_uid for page in (first, second, third) for one in page.studies]
-    assert shown == ["2.4", "2.3", "2.2", "2.1", "2.0"]
+    listed = [study.study_instance_uid for page in (first, second, third) for study in page.studies]
+    assert listed == ["2.4", "2.3", "2.2", "2.1", "2.0"]
     assert third.older is None
     assert third.count == 6
 
 
-def test_a_study_is_told_by_its_newest_images_and_its_newest_report(
+def test_a_study_is_listed_with_its_newest_images_and_report(
     database: Database, arrival: Arrive, steps: Steps, model: ModelIdentity, finding: Finding, clock: Clock
 ) -> None:
-    """A second version of an image counts in place of the first, and another model's answers do not count."""
+    """A second version of an image replaces the first, and another model's findings do not count."""
     began = clock.now
     instances.register(database, [arrival("2.1.1"), arrival("2.1.2", "b" * 64, body_part="WRIST")], 0)
     clock.now += 1
     claim = instances.claim_instances(database, 8)
     assert claim is not None
-    said = [
-        Analysis(one, replace(finding, probability=p)) for one, p in zip(claim.items, (0.9, 0.2), strict=True)
+    analyses = [
+        Analysis(item, replace(finding, probability=p))
+        for item, p in zip(claim.items, (0.9, 0.2), strict=True)
     ]
-    instances.finish_instances(database, claim.token, model, said)
+    instances.finish_instances(database, claim.token, model, analyses)
     clock.now += 1
     steps.report(destinations=("pacs",))
     clock.now += 3
     send(database, DeliveryState.SENT)
-    (one,) = views.worklist(database, Filters(), True).studies
-    assert (one.images, one.analyzed, one.waiting, one.probability) == (2, 2, 0, 0.9)
-    assert (one.received_at, one.complete_at) == (began, began)
-    assert (one.analyzed_at, one.reported_at, one.delivered_at) == (began + 1, began + 2, began + 5)
-    assert (one.outcome, one.body_parts) == ("NEGATIVE", ("WRIST",))
+    (study,) = views.worklist(database, Filters(), True).studies
+    assert (study.images, study.analyzed, study.waiting, study.probability) == (2, 2, 0, 0.9)
+    assert (study.received_at, study.complete_at) == (began, began)
+    assert (study.analyzed_at, study.reported_at, study.delivered_at) == (began + 1, began + 2, began + 5)
+    assert (study.outcome, study.body_parts) == ("NEGATIVE", ("WRIST",))
     clock.now += 1
     instances.register(database, [arrival("2.1.1", "c" * 64)], 0)
     # Our own result, forwarded back, is none of its images.
     instances.register(database, [arrival("2.1.9", "d" * 64, skip_reason="own result", modality="SR")], 0)
-    (one,) = views.worklist(database, Filters(), True).studies
-    assert (one.images, one.analyzed, one.waiting, one.probability) == (2, 1, 1, 0.2)
-    assert (one.state, one.complete_at, one.modalities) == ("OPEN", began + 6, ("DX",))
+    (study,) = views.worklist(database, Filters(), True).studies
+    assert (study.images, study.analyzed, study.waiting, study.probability) == (2, 1, 1, 0.2)
+    assert (study.state, study.complete_at, study.modalities) == ("OPEN", began + 6, ("DX",))
     steps.report()
-    (one,) = views.worklist(database, Filters(), True).studies
-    assert (one.images, one.waiting, one.probability) == (2, 0, 0.2)
+    (study,) = views.worklist(database, Filters(), True).studies
+    assert (study.images, study.waiting, study.probability) == (2, 0, 0.2)
 
 
 def test_two_patients_under_one_study_are_both_named(database: Database, arrival: Arrive) -> None:
     instances.register(database, [arrival("2.1.1", patient_id="P1", patient_name="A")], 0)
     instances.register(database, [arrival("2.1.2", "b" * 64, patient_id="P2", patient_name="B")], 0)
-    (one,) = views.worklist(database, Filters(), True).studies
-    assert one.patients == (("A", "P1"), ("B", "P2"))
+    (study,) = views.worklist(database, Filters(), True).studies
+    assert study.patients == (("A", "P1"), ("B", "P2"))
 
 
-def test_what_waits_for_each_destination(
+def test_results_waiting_for_each_destination(
     database: Database, receive: Callable[..., None], steps: Steps, clock: Clock
 ) -> None:
     made_at = clock.now
@@ -207,8 +209,8 @@ def test_what_waits_for_each_destination(
     assert deliveries.waiting(database) == {"pacs": (0, None, 0, 2), "vna": (2, made_at, 2, 0)}
 
 
-def test_the_newest_events_are_found_from_where_one_stopped(database: Database) -> None:
-    assert audit.head(database) == (0, audit.FIRST)
+def test_the_newest_events_after_a_number(database: Database) -> None:
+    assert audit.head(database) == (0, FIRST_HASH)
     events: tuple[tuple[AuditKind, dict[str, Any]], ...] = (
         (AuditKind.CALENDAR_DISK, {"n": 1}),
         (AuditKind.CALENDAR_FAILED, {"job": "disk"}),
@@ -220,14 +222,14 @@ def test_the_newest_events_are_found_from_where_one_stopped(database: Database) 
         database.audit(event, **details)
     seq, digest = audit.head(database)
     assert seq == 5
-    assert digest != audit.FIRST
+    assert digest != FIRST_HASH
     names = ("calendar_disk", "calendar_failed")
-    found = [(one.event, one.details) for one in audit.newest(database, names)]
-    assert found == [
+    newest = [(event.event, event.details) for event in audit.newest(database, names)]
+    assert newest == [
         ("calendar_failed", {"job": "disk"}),
         ("calendar_failed", {"job": "echo"}),
         ("calendar_disk", {"n": 2}),
     ]
     assert audit.newest(database, names, seq) == []
     database.audit(AuditKind.CALENDAR_DISK, n=3)
-    assert [one.details for one in audit.newest(database, names, seq)] == [{"n": 3}]
+    assert [event.details for event in audit.newest(database, names, seq)] == [{"n": 3}]

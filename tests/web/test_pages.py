@@ -18,6 +18,7 @@ from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, feedback, instances, processes
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label
+from pacs_node.journal.transaction import FIRST_HASH
 from pacs_node.operate import housekeeping
 from pacs_node.records import Arrival, AuditKind, DeliveryState, Finding, ModelIdentity, RunningRole
 from pacs_node.web.alarms import Alarms
@@ -211,7 +212,7 @@ def test_the_system_page_tells_when_jobs_are_due_and_what_came_of_them(
     assert "free_gb 12.3" in text
     assert "gpu memory gb 3.25" in text
     assert "not installed" not in text
-    assert audit.head(database)[1] not in ("", audit.FIRST)
+    assert audit.head(database)[1] not in ("", FIRST_HASH)
     assert re.search(r"[0-9a-f]{64}", text)
 
 

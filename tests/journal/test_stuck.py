@@ -1,4 +1,4 @@
-"""What needs somebody's eye, and what an administrator does about it."""
+"""Stuck deliveries, images and studies, and what an administrator can do about them."""
 
 from collections.abc import Callable
 
@@ -34,25 +34,27 @@ def reported(database: Database, arrival: Callable[..., Arrival], steps: Steps) 
 
 
 def answer(database: Database, destination: str, state: DeliveryState, times: int = 1) -> None:
-    """Have all that is due for a destination come out like this."""
+    """Finish everything due for a destination in this state."""
     for _ in range(times):
         claim = deliveries.claim_deliveries(database, destination, 10)
         assert claim is not None
         for item in claim.items:
-            assert deliveries.finish_delivery(database, claim.token, item, state, 0xA700, "as told", 0.0)
+            assert deliveries.finish_delivery(
+                database, claim.token, item, state, 0xA700, "out of resources", 0.0
+            )
 
 
-def told(database: Database, event: str) -> list[AuditEvent]:
-    return [one for one in audit.events(database) if one.event == event]
+def events_of(database: Database, kind: str) -> list[AuditEvent]:
+    return [event for event in audit.events(database) if event.event == kind]
 
 
-def test_what_is_well_under_way_is_not_listed(database: Database, reported: None) -> None:
+def test_deliveries_in_progress_are_not_listed(database: Database, reported: None) -> None:
     answer(database, "pacs", PENDING, times=deliveries.STALLED_ATTEMPTS - 1)
     assert views.stuck(database, ["pacs", "vna"]) == []
     assert views.stuck_counts(database, ["pacs", "vna"]) == {}
 
 
-def test_what_needs_somebody_is_listed_with_its_reason(
+def test_stuck_deliveries_are_listed_with_their_reason(
     database: Database, clock: Callable[[], float], reported: None
 ) -> None:
     answer(database, "pacs", PENDING, times=deliveries.STALLED_ATTEMPTS)
@@ -64,7 +66,7 @@ def test_what_needs_somebody_is_listed_with_its_reason(
         *[("pacs", "STALLED", made_at)] * 2,
         *[("vna", "QUARANTINED", made_at + 100)] * 2,
     ]
-    assert {(row["last_status"], row["reason"]) for row in rows} == {(0xA700, "as told")}
+    assert {(row["last_status"], row["reason"]) for row in rows} == {(0xA700, "out of resources")}
     assert [row["attempts"] for row in rows] == [10, 10, 1, 1]
     assert [row["next_try_at"] for row in rows] == [made_at, made_at, None, None]
     # Nobody sends to what is configured no more; what it refused stays refused.
@@ -80,10 +82,10 @@ def test_failed_images_and_studies_are_listed_too(
     instances.finish_instances(
         database, claim.token, model, [Analysis(claim.items[0], None, "no pixel data")]
     )
-    found = studies.claim_study(database)
-    assert found
+    study = studies.claim_study(database)
+    assert study
     studies.close_study(
-        database, found.token, found.items[0], StudyState.FAILED, "no report", AuditKind.REPORT_FAILED
+        database, study.token, study.items[0], StudyState.FAILED, "no report", AuditKind.REPORT_FAILED
     )
     rows = views.stuck(database, [])
     assert [(row["what"], row["trouble"], row["reason"]) for row in rows] == [
@@ -93,9 +95,7 @@ def test_failed_images_and_studies_are_listed_too(
 
 
 @pytest.mark.parametrize("which", ["all", "vna", "the number"])
-def test_an_administrator_tries_again_what_is_listed_and_nothing_else(
-    database: Database, reported: None, which: str
-) -> None:
+def test_only_listed_deliveries_are_retried(database: Database, reported: None, which: str) -> None:
     answer(database, "vna", QUARANTINED)
     numbers = [row["id"] for row in views.stuck(database, ["pacs", "vna"])]
     if which == "the number":
@@ -105,14 +105,14 @@ def test_an_administrator_tries_again_what_is_listed_and_nothing_else(
     claim = deliveries.claim_deliveries(database, "vna", 10)
     assert claim
     assert [(item.id, item.attempts) for item in claim.items] == [(number, 2) for number in numbers]
-    events = told(database, "delivery_retried")
+    events = events_of(database, "delivery_retried")
     assert [event.details["who"] for event in events] == ["root"] * len(numbers)
     assert all(event.sop_instance_uid for event in events)
     assert deliveries.retry(database, ["pacs", "vna"], "nobody", "root") == 0
     assert deliveries.retry(database, ["pacs", "vna"], "4711", "root") == 0
 
 
-def test_what_is_given_up_is_sent_no_more_and_settles_its_study(database: Database, reported: None) -> None:
+def test_a_discarded_delivery_is_not_sent_and_settles_its_study(database: Database, reported: None) -> None:
     answer(database, "pacs", DeliveryState.SENT)
     answer(database, "vna", QUARANTINED)
     assert views.studies(database, 1)[0]["state"] == "QUARANTINED"
@@ -120,8 +120,8 @@ def test_what_is_given_up_is_sent_no_more_and_settles_its_study(database: Databa
     assert views.stuck(database, ["pacs", "vna"]) == []
     assert deliveries.claim_deliveries(database, "vna", 10) is None
     assert views.studies(database, 1)[0]["state"] == "DELIVERED"
-    (one, _) = told(database, "delivery_discarded")
-    assert (one.details["who"], one.details["reason"]) == ("root", "the archive is full")
+    (first, _) = events_of(database, "delivery_discarded")
+    assert (first.details["who"], first.details["reason"]) == ("root", "the archive is full")
     results = views.study(database, "1.2")["results"]  # type: ignore[index]
     assert {r["last_comment"] for r in results if r["destination"] == "vna"} == {
         "discarded by root: the archive is full"
@@ -132,29 +132,29 @@ def test_what_is_given_up_is_sent_no_more_and_settles_its_study(database: Databa
     assert deliveries.claim_deliveries(database, "vna", 10) is None
 
 
-def test_what_nobody_got_is_not_called_delivered(database: Database, reported: None) -> None:
+def test_a_study_without_any_delivery_is_not_delivered(database: Database, reported: None) -> None:
     assert deliveries.discard(database, [], "all", "root", "no PACS any more") == 4
     assert views.studies(database, 1)[0]["state"] == "REPORTED"
 
 
-def test_a_retry_keeps_count_of_what_was_attempted(database: Database, reported: None) -> None:
+def test_a_retry_keeps_the_number_of_attempts(database: Database, reported: None) -> None:
     answer(database, "pacs", PENDING, times=3)
     assert studies.retry_study(database, "1.2", "root")
     claim = deliveries.claim_deliveries(database, "pacs", 10)
     assert claim
     assert [item.attempts for item in claim.items] == [4, 4]
-    (event,) = told(database, "retried")
+    (event,) = events_of(database, "retried")
     assert event.details == {"images": 0, "deliveries": 4, "new": False, "who": "root"}
 
 
-def test_what_was_delivered_is_not_sent_again_by_a_retry(database: Database, reported: None) -> None:
+def test_a_retry_does_not_send_delivered_results_again(database: Database, reported: None) -> None:
     answer(database, "pacs", DeliveryState.SENT)
     assert studies.retry_study(database, "1.2", "root")
     assert deliveries.claim_deliveries(database, "pacs", 10) is None
     assert len(deliveries.claim_deliveries(database, "vna", 10).items) == 2  # type: ignore[union-attr]
 
 
-def test_new_objects_are_asked_for_and_the_old_ones_given_up(database: Database, reported: None) -> None:
+def test_a_renewed_report_replaces_undelivered_results(database: Database, reported: None) -> None:
     answer(database, "pacs", DeliveryState.SENT)
     answer(database, "vna", QUARANTINED)
     assert studies.retry_study(database, "1.2", "root", new=True)
@@ -166,7 +166,7 @@ def test_new_objects_are_asked_for_and_the_old_ones_given_up(database: Database,
     assert deliveries.informed(database, study) == {"pacs"}
 
 
-def test_the_model_is_asked_again_about_what_it_spoke_of_and_an_image_in_hand_goes_on(
+def test_a_reanalysis_covers_every_image_the_model_has_seen(
     database: Database, arrival: Callable[..., Arrival], reported: None, steps: Steps
 ) -> None:
     instances.register(database, [arrival("1.2.6", "f" * 64)], 0)
@@ -180,12 +180,14 @@ def test_the_model_is_asked_again_about_what_it_spoke_of_and_an_image_in_hand_go
     claim = instances.claim_instances(database, 8)
     assert claim
     assert studies.retry_study(database, "1.2", "root", reanalyze=True)
-    (event,) = told(database, "reanalyzed")
+    (event,) = events_of(database, "reanalyzed")
     assert event.details == {"images": 2, "deliveries": 4, "new": True, "who": "root"}
     assert views.last_findings(database, studies.study_instances(database, "1.2")) == {}
     assert steps.finish(claim) == 1
     steps.report()
     every = studies.study_instances(database, "1.2")
-    assert [one.finding.probability for one in views.last_findings(database, every).values()] == [0.1234] * 3
-    assert len(told(database, "analyzed")) == 4
+    assert [last.finding.probability for last in views.last_findings(database, every).values()] == [
+        0.1234
+    ] * 3
+    assert len(events_of(database, "analyzed")) == 4
     assert views.counts(database)["instances"] == {"ANALYZED": 3, "SKIPPED": 1}
