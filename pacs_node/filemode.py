@@ -10,23 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pacs_node.config import Settings
-from pacs_node.dicom import reading
 from pacs_node.dicom.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.files import FileStore
-from pacs_node.pipeline import Classifier, analyze_instances, encoded, report_study
+from pacs_node.pipeline import Classifier, analyze_instances, encoded, images_to_report, report_study
 from pacs_node.receive import admission
 from pacs_node.records import (
     Analysis,
     Arrival,
-    ImageResult,
     Instance,
     InstanceState,
     NodeIdentity,
@@ -34,7 +31,6 @@ from pacs_node.records import (
     ReportRequest,
     Result,
 )
-from pacs_node.report import source
 from pacs_node.report.text import as_text
 
 # Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
@@ -63,8 +59,9 @@ def analyze_files(
 ) -> Iterator[StudyAnswer]:
     """Analyze DICOM, JPEG and PNG files, study by study; results go to `out`, or beside the first image.
 
-    For each image NAME: NAME.sc.dcm and NAME.png; for each study, named after its first image: NAME.sr.dcm
-    and NAME.json. A file that cannot be used gives an answer that says why; the others go on.
+    For each image NAME: NAME.sc.dcm and NAME.png; for each study, named after its first image that was not
+    skipped: NAME.sr.dcm and NAME.json. A file that cannot be used gives an answer that says why; the others
+    go on.
     """
     node = NodeIdentity(
         namespace=str(_NAMESPACE),
@@ -84,10 +81,8 @@ def analyze_files(
             same = seen.setdefault(arrival.sop_instance_uid, path)
             if same != path:
                 yield StudyAnswer(f"{path}: skipped: the same image as {same.name}", failed=False)
-            elif arrival.skip_reason:
-                yield StudyAnswer(f"{path}: skipped: {arrival.skip_reason}", failed=False)
-            else:
-                studies.setdefault(arrival.study_instance_uid, []).append(_Input(path, arrival))
+                continue
+            studies.setdefault(arrival.study_instance_uid, []).append(_Input(path, arrival))
         for inputs in studies.values():
             answer = _analyze_study(inputs, files, settings, classifier, node, out)
             yield replace(answer, files=len(inputs))
@@ -115,53 +110,61 @@ def _analyze_study(
     out: Path | None,
 ) -> StudyAnswer:
     paths = {number: item.path for number, item in enumerate(inputs)}
-    fresh: dict[str, Any] = {"study_id": 0, "state": InstanceState.RECEIVED, "reason": None, "attempts": 0}
-    instances = [
-        Instance(**item.arrival.received(), **fresh, id=number) for number, item in enumerate(inputs)
-    ]
+    instances = [_instance(item.arrival, number) for number, item in enumerate(inputs)]
+    received = [instance for instance in instances if instance.state == InstanceState.RECEIVED]
     analyses: list[Analysis] = []
-    for start in range(0, len(instances), settings.model.batch):
-        batch = instances[start : start + settings.model.batch]
+    for start in range(0, len(received), settings.model.batch):
+        batch = received[start : start + settings.model.batch]
         analyses += analyze_instances(batch, files.path, classifier)
-    if len({instance.patient_id for instance in instances}) > 1:
+    ended = {a.instance.id: replace(a.instance, state=a.state, reason=a.failure) for a in analyses}
+    done = [ended.get(instance.id, instance) for instance in instances]
+    skipped = [
+        f"{paths[one.id]}: skipped: {one.reason}" for one in done if one.state == InstanceState.SKIPPED
+    ]
+    findings = {a.instance.id: a.finding for a in analyses if a.finding}
+    images = images_to_report(done, findings, files.path)
+    if not images:
+        return StudyAnswer("\n".join(skipped), failed=False)
+    if len({image.instance.patient_id for image in images}) > 1:
         names = ", ".join(str(path) for path in paths.values())
         return StudyAnswer(f"{names}: identity conflict: one study, more than one PatientID", failed=True)
-    skipped = [f"{paths[a.instance.id]}: skipped: {a.failure}" for a in analyses if a.skipped]
-    if len(skipped) == len(analyses):
-        return StudyAnswer("\n".join(skipped), failed=False)
     request = ReportRequest(
         node=node,
         model=classifier.identity,
         study_instance_uid=instances[0].study_instance_uid,
         revision=1,
         created_at=time.time(),
-        images=source.in_order(
-            ImageResult(a.instance, reading.header(files.path(a.instance.sha256)), a.finding, a.failure)
-            for a in analyses
-            if not a.skipped
-        ),
+        images=images,
         predecessor=None,
     )
     made = report_study(request, files, settings.report)
+    first = next(one.id for one in done if one.state != InstanceState.SKIPPED)
     lines, report = skipped, Dataset()
     for result in made.results:
         dataset = dcmread(files.path(result.sha256))
         if result.role == "SR":
             report = dataset
-        lines += _write(result, dataset, paths, out)
-    name = _target(paths[0], out, ".json")
+        source = first if result.source_instance_id is None else result.source_instance_id
+        lines += _write(result, dataset, paths[source], out)
+    name = _target(paths[first], out, ".json")
     name.write_text(json.dumps(_summary(request, made.summary, paths), indent=2), encoding="utf-8")
     return StudyAnswer("\n".join([as_text(report), *lines, str(name)]), failed=made.outcome == Outcome.FAILED)
 
 
-def _write(result: Result, dataset: Dataset, paths: dict[int, Path], out: Path | None) -> list[str]:
-    """Write one result as DICOM, an SC also as PNG; returns the names."""
-    number = result.source_instance_id if result.source_instance_id is not None else 0
-    target = _target(paths[number], out, f".{result.role.lower()}.dcm")
+def _instance(arrival: Arrival, number: int) -> Instance:
+    state = InstanceState.SKIPPED if arrival.skip_reason else InstanceState.RECEIVED
+    return Instance(
+        **arrival.received(), id=number, study_id=0, state=state, reason=arrival.skip_reason, attempts=0
+    )
+
+
+def _write(result: Result, dataset: Dataset, path: Path, out: Path | None) -> list[str]:
+    """Write one result as DICOM, an SC also as PNG, named after an image; returns the names."""
+    target = _target(path, out, f".{result.role.lower()}.dcm")
     dataset.save_as(target, enforce_file_format=True)
     if result.role != "SC":
         return [str(target)]
-    picture = _target(paths[number], out, ".png")
+    picture = _target(path, out, ".png")
     Image.fromarray(dataset.pixel_array).save(picture)
     return [str(target), str(picture)]
 

@@ -1,13 +1,14 @@
 """The steps of the work, in order, nothing else. The first file to read.
 
 `analyze_instances`: decode -> prepare the pixels -> classify and explain -> in scope? -> find the regions.
+`images_to_report`: which images a study's report accounts for.
 `report_study`: build -> check -> store, each Secondary Capture, then the Structured Report.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,13 +20,16 @@ from pydicom.dataset import Dataset
 
 from pacs_node.analyze import decode, pixels, regions
 from pacs_node.config import ReportSettings
-from pacs_node.dicom import anatomy
-from pacs_node.errors import InputError
+from pacs_node.dicom import anatomy, reading
+from pacs_node.errors import DecodeError, InputError
 from pacs_node.files import FileStore
+from pacs_node.receive import admission
 from pacs_node.records import (
     Analysis,
     Finding,
+    ImageResult,
     Instance,
+    InstanceState,
     ModelIdentity,
     Outcome,
     Prediction,
@@ -126,6 +130,36 @@ def _finding(
         station=str(header.get("StationName") or header.get("ManufacturerModelName") or "")[:64],
         brightness=round(float(prepared.display.mean()), 4),
     )
+
+
+def images_to_report(
+    instances: Iterable[Instance], findings: Mapping[int, Finding], path: Callable[[str], Path]
+) -> tuple[ImageResult, ...]:
+    """The images of a study for which its report accounts, in order: analyzed, failed, and skipped X-rays.
+
+    None where every image was skipped: such a study gets no report. Raises DecodeError where the header of an
+    image that was not skipped cannot be read.
+    """
+    return source.accounted(
+        ImageResult(one, _header(one, path), finding, None if finding else one.reason)
+        for one in instances
+        if one.state != InstanceState.SKIPPED or one.sop_class_uid in admission.XRAY_CLASSES
+        for finding in [findings.get(one.id)]
+    )
+
+
+def _header(instance: Instance, path: Callable[[str], Path]) -> Dataset:
+    try:
+        return reading.header(path(instance.sha256))
+    except DecodeError:
+        if instance.state != InstanceState.SKIPPED:
+            raise
+    # An object that was never going to be read must not stop the report of the others.
+    header = Dataset()
+    header.SOPClassUID, header.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+    header.StudyInstanceUID = instance.study_instance_uid
+    header.SeriesInstanceUID, header.Modality = instance.series_instance_uid, instance.modality
+    return header
 
 
 def report_study(

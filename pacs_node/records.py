@@ -195,6 +195,8 @@ class Arrival(Received):
 
     skip_reason: str | None
     """Why it is not to be analyzed; None for an X-ray that the node accepts."""
+    may_be_xray: bool = False
+    """Whether the report of its study must account for it even if it is skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +310,13 @@ class Analysis:
     scope: float | None = None
     """See `Prediction.scope`."""
 
+    @property
+    def state(self) -> InstanceState:
+        """Where the image stands with it."""
+        if self.finding:
+            return InstanceState.ANALYZED
+        return InstanceState.SKIPPED if self.skipped else InstanceState.FAILED
+
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
@@ -350,7 +359,7 @@ class ReportRequest:
     revision: int
     created_at: float
     images: tuple[ImageResult, ...]
-    """The analyzed and the failed images in the order of series and instance number; never empty."""
+    """The images that the report accounts for, as `pipeline.images_to_report` gives them; never empty."""
     predecessor: Predecessor | None
     renewed: int = 0
     """See `Study.renewed`."""

@@ -345,6 +345,7 @@ def arrive() -> Callable[[str, str], None]:
             sop_instance_uid=f"{study}.1",
             modality="DX",
             skip_reason=None,
+            may_be_xray=False,
             **blank,
             **uids,
         )

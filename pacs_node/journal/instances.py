@@ -40,7 +40,8 @@ def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: flo
 
     An arrival is identified by its object, its bytes and its time: a second registration does nothing. An
     image to be analyzed opens its study again and restarts the quiet period. The same object with the same
-    bytes is only audited. A skipped object never opens a closed study: the node's own results come back.
+    bytes is only audited. A skipped X-ray opens its study as well, for the report must account for it; any
+    other skipped object never opens a closed study: the node's own results come back.
 
     The batch takes few statements: the intake shares its process with the storage SCP, and a statement for
     each row would cost the SCP half its speed.
@@ -72,6 +73,7 @@ def register(database: Database, arrivals: Sequence[Arrival], quiet_seconds: flo
                 values["state"] = InstanceState.SKIPPED
             else:
                 values["state"] = InstanceState.RECEIVED
+            if arrival.may_be_xray or not arrival.skip_reason:
                 study |= {"state": StudyState.OPEN, "reason": None, "attempts": 0}
                 study["revision"] += 1
             if study["state"] == StudyState.OPEN:
@@ -180,16 +182,14 @@ def finish_instances(
             contents.setdefault(uid, {})[id_] = content_key
         for analysis in analyses:
             instance = analysis.instance
-            without_finding = InstanceState.SKIPPED if analysis.skipped else InstanceState.FAILED
-            state = InstanceState.ANALYZED if analysis.finding else without_finding
-            reason = analysis.failure
-            if not queue.finish(t, InstanceRow, instance.id, token, state=state, reason=reason):
+            ended = {"state": analysis.state, "reason": analysis.failure}
+            if not queue.finish(t, InstanceRow, instance.id, token, **ended):
                 continue
             finished += 1
             if analysis.finding is None:
                 kind = AuditKind.ANALYSIS_SKIPPED if analysis.skipped else AuditKind.ANALYSIS_FAILED
                 scope: dict[str, Any] = {} if analysis.scope is None else {"scope": analysis.scope}
-                t.audit(kind, *instance.uids, reason=reason, model=model.id, **scope)
+                t.audit(kind, *instance.uids, reason=analysis.failure, model=model.id, **scope)
             else:
                 versions = contents.setdefault(instance.sop_instance_uid, {})
                 _audit_difference(t, analysis, analysis.finding, versions)

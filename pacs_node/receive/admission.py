@@ -17,8 +17,18 @@ from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
+    DigitalIntraOralXRayImageStorageForPresentation,
+    DigitalIntraOralXRayImageStorageForProcessing,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
+    EnhancedXAImageStorage,
+    EnhancedXRFImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
 )
 from pynetdicom.dimse_primitives import C_STORE
 
@@ -34,6 +44,7 @@ _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanc
 HEADER = (
     *_IDENTITY,
     "BodyPartExamined",
+    "ConversionType",
     "DeviceUID",
     "ImageType",
     "Modality",
@@ -48,6 +59,24 @@ HEADER = (
 _PIECE = 1 << 20
 MAX_UID_LENGTH = 128
 """Twice what the standard allows (PS3.5 9.1): the field sends longer ones; the journal keeps no more."""
+_CAPTURES = {
+    SecondaryCaptureImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+}
+XRAY_CLASSES = _CAPTURES | {
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    DigitalIntraOralXRayImageStorageForPresentation,
+    DigitalIntraOralXRayImageStorageForProcessing,
+    XRayRadiofluoroscopicImageStorage,
+    EnhancedXRFImageStorage,
+    XRayAngiographicImageStorage,
+    EnhancedXAImageStorage,
+}
+"""SOP classes in which an X-ray may come; mammography, of which no bone is expected, is none of them."""
 _HUMAN_CODES = {"337915000", "L-85B00"}
 MAX_INFLATED = 512 << 20
 """Largest deflated data set, inflated: readers inflate it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""
@@ -149,6 +178,7 @@ def examine(
         patient_name=_text(header, "PatientName"),
         body_part=_text(header, "BodyPartExamined").upper(),
         skip_reason=skip_reason(header, rules, device_uid, today),
+        may_be_xray=may_be_xray(header) and not _study_excluded(header, rules, today),
     )
 
 
@@ -164,7 +194,8 @@ def skip_reason(header: FileDataset, rules: StudySettings, device_uid: str, toda
     if sop_class == DigitalXRayImageStorageForProcessing:
         return "DX for processing: it has no defined windowing"
     if sop_class not in (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation):
-        return f"not an X-ray image: {sop_class.name}"
+        name = sop_class.name
+        return f"{name} is not accepted" if may_be_xray(header) else f"not an X-ray image: {name}"
     modality = _text(header, "Modality")
     if modality not in rules.accept.modalities:
         return f"modality {modality or 'not stated'} is not accepted"
@@ -173,17 +204,36 @@ def skip_reason(header: FileDataset, rules: StudySettings, device_uid: str, toda
         return "ImageType DERIVED\\SECONDARY"
     if _text(header, "QualityControlImage").upper() == "YES":
         return "quality control image"
-    if _is_animal(header):
-        return "patient species is not human"
+    if excluded := _study_excluded(header, rules, today):
+        return excluded
     body_part = _text(header, "BodyPartExamined").upper()
     if body_part and rules.accept.body_parts and body_part not in rules.accept.body_parts:
         return f"body part {body_part} is not accepted"
+    return None
+
+
+def may_be_xray(header: Dataset) -> bool:
+    """Whether an object is or may be an X-ray, for which its study's report accounts even if it was skipped.
+
+    A Secondary Capture is taken for one by its modality, or where it was digitized from film (PS3.3 C.8.6.1);
+    others are screenshots, dose pages and results such as our own.
+    """
+    modality = _text(header, "Modality").upper()
+    if header.get("SOPClassUID") in _CAPTURES:
+        return modality in ("CR", "DX", "RG") or _text(header, "ConversionType").upper() == "DF"
+    return header.get("SOPClassUID") in XRAY_CLASSES and modality != "MG"
+
+
+def _study_excluded(header: FileDataset, rules: StudySettings, today: date) -> str | None:
+    """Why nothing of the object's study is to be analyzed."""
+    if _is_animal(header):
+        return "patient species is not human"
     if rules.max_study_age_days and _older_than(header, today - timedelta(days=rules.max_study_age_days)):
         return f"study is older than {rules.max_study_age_days} days"
     return None
 
 
-def _text(header: FileDataset, keyword: str) -> str:
+def _text(header: Dataset, keyword: str) -> str:
     return str(header.get(keyword) or "").strip()
 
 

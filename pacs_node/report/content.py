@@ -49,7 +49,16 @@ CAD_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 _PERCENT = Code("%", "UCUM", "percent")
 _PIXELS = Code("{pixels}", "UCUM", "Pixels")
 _MM = Code("mm", "UCUM", "mm")
-_MODALITIES = {"CR": "Computed Radiography", "DX": "Digital Radiography"}
+_MODALITIES = {
+    "CR": "Computed Radiography",
+    "DX": "Digital Radiography",
+    "IO": "Intra-oral Radiography",
+    "PX": "Panoramic X-Ray",
+    "RF": "Radiofluoroscopy",
+    "RG": "Radiographic imaging",
+    "XA": "X-Ray Angiography",
+}
+"""Those codes of CID 29 that an X-ray may have; what a skipped one states may be anything."""
 _ANCHOR = 12.5
 """Where the point of a whole image's evaluation lies, in pixels from the top left: it marks nothing."""
 
@@ -107,9 +116,9 @@ def _named(request: ReportRequest) -> list[tuple[ImageResult, str]]:
 
 
 def _failures(request: ReportRequest) -> list[str]:
-    """Which images were not analyzed, and why."""
+    """Which images were not analyzed, and why; a reason may quote the header, whatever that holds."""
     return [
-        f"{name}: NOT ANALYZED: {image.failure or 'no reason is known'}"
+        f"{name}: NOT ANALYZED: {wording.printable(image.failure or 'no reason is known')}"
         for image, name in _named(request)
         if image.finding is None
     ]
@@ -143,7 +152,7 @@ def _language_and_observer(request: ReportRequest) -> list[ContentItem]:
 
 
 def _image_library(request: ReportRequest) -> ContainerContentItem:
-    """TID 1600: every image of the request, also those that could not be analyzed."""
+    """TID 1600: every image of the request, also those that were not analyzed."""
     images = [_library_entry(image) for image in request.images]
     group = _container(Code("126200", "DCM", "Image Library Group"), images, _CONTAINS)
     return _container(Code("111028", "DCM", "Image Library"), [group], _CONTAINS)
@@ -152,11 +161,13 @@ def _image_library(request: ReportRequest) -> ContainerContentItem:
 def _library_entry(image: ImageResult) -> ImageContentItem:
     """TID 1601 and 1603, with the rows for which the source has a value."""
     header, instance = image.source, image.instance
-    modality = Code(instance.modality, "DCM", _MODALITIES.get(instance.modality, instance.modality))
-    rows: list[ContentItem] = [CodeContentItem(Code("121139", "DCM", "Modality"), modality, _ACQUIRES)]
-    for code, meaning, keyword in (("110910", "Rows", "Rows"), ("110911", "Columns", "Columns")):
-        if header.get(keyword):
-            name = Code(code, "DCM", f"Pixel Data {meaning}")
+    rows: list[ContentItem] = []
+    if meaning := _MODALITIES.get(instance.modality.upper()):
+        modality = Code(instance.modality.upper(), "DCM", meaning)
+        rows.append(CodeContentItem(Code("121139", "DCM", "Modality"), modality, _ACQUIRES))
+    for code, keyword in (("110910", "Rows"), ("110911", "Columns")):
+        if isinstance(header.get(keyword), int):
+            name = Code(code, "DCM", f"Pixel Data {keyword}")
             rows.append(NumContentItem(name, int(header[keyword].value), _PIXELS, None, _ACQUIRES))
     if orientation := source.orientation(header):
         for code, along, value in (("111044", "Row", orientation[0]), ("111043", "Column", orientation[1])):
@@ -172,7 +183,8 @@ def _library_entry(image: ImageResult) -> ImageContentItem:
         instance.sop_instance_uid,
         relationship_type=_CONTAINS,
     )
-    entry.ContentSequence = ContentSequence(rows)
+    if rows:
+        entry.ContentSequence = ContentSequence(rows)
     return entry
 
 

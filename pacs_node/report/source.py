@@ -22,7 +22,8 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
 
 from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
-from pacs_node.records import ImageResult, ReportRequest
+from pacs_node.receive import admission
+from pacs_node.records import ImageResult, InstanceState, ReportRequest
 
 UTF_8 = "ISO_IR 192"
 
@@ -58,8 +59,12 @@ def normalize(header: Dataset) -> Dataset:
 
 
 def newest(request: ReportRequest) -> Dataset:
-    """The header of the image received last: it carries the patient and study data that the PACS has now."""
-    return max(request.images, key=lambda image: (image.instance.received_at, image.instance.id)).source
+    """The header of the image received last: it carries the patient and study data that the PACS has now.
+
+    Not of a skipped one: a digitized film says little of its study.
+    """
+    images = [image for image in request.images if not _is_skipped(image)]
+    return max(images, key=lambda image: (image.instance.received_at, image.instance.id)).source
 
 
 def mismatches(headers: Iterable[Dataset]) -> tuple[str, ...]:
@@ -172,6 +177,30 @@ def image_names(images: tuple[ImageResult, ...]) -> tuple[str, ...]:
     return tuple(f"{name}, {view}" if view else name for name, view in zip(names, views, strict=True))
 
 
+def accounted(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
+    """The images of a study for which its report accounts, in their order; none where all were skipped.
+
+    A skipped one is among them if it is or may be an X-ray: a report that does not name it reads as if it had
+    been analyzed. It was, if an analyzed image was made from it, as from a DX for processing.
+    """
+    every = in_order(images)
+    if all(_is_skipped(image) for image in every):
+        return ()
+    sources = {
+        str(item.get("ReferencedSOPInstanceUID"))
+        for image in every
+        if image.finding
+        for item in image.source.get("SourceImageSequence") or []
+        if isinstance(item, Dataset)
+    }
+    return tuple(
+        image
+        for image in every
+        if not _is_skipped(image)
+        or (admission.may_be_xray(image.source) and image.instance.sop_instance_uid not in sources)
+    )
+
+
 def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
     """Images as a radiologist counts them: by series number, then instance number, then arrival."""
 
@@ -180,6 +209,10 @@ def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
         return series or 0, own or 0, image.instance.id
 
     return tuple(sorted(images, key=key))
+
+
+def _is_skipped(image: ImageResult) -> bool:
+    return image.instance.state == InstanceState.SKIPPED
 
 
 def number(header: Dataset, keyword: str) -> int | None:

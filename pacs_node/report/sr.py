@@ -50,10 +50,7 @@ def _complete(document: Dataset, request: ReportRequest, header: Dataset) -> Non
     document.PerformedProcedureCodeSequence = source.codes(header, "ProcedureCodeSequence")
     if header.get("RequestAttributesSequence"):
         document.ReferencedRequestSequence = _requests(header)
-    failed = sum(image.finding is None for image in request.images)
-    gaps = [f"{failed} of {len(request.images)} images not analyzed"] if failed else []
-    gaps += [f"{request.missing_images} not received"] if request.missing_images else []
-    if gaps:
+    if gaps := wording.gaps(request):
         document.CompletionFlag = "PARTIAL"
         document.CompletionFlagDescription = ", ".join(gaps)
     if request.predecessor:

@@ -6,6 +6,8 @@ the place and how sure. What must be shortened is the place, never the outcome o
 
 from __future__ import annotations
 
+from itertools import product
+
 from pacs_node import config
 from pacs_node.dicom import anatomy
 from pacs_node.records import Finding, ImageResult, Outcome, ReportRequest
@@ -31,32 +33,41 @@ def percent(probability: float) -> str:
 
 def series_description(request: ReportRequest) -> str:
     """The report in at most 64 characters: "AI: Fracture suspected, left wrist, 87 %"."""
-    said, failed, total = outcome(request), _failed(request), len(request.images)
-    start = f"{_amended(request)} AI: ".lstrip()
+    amended = _amended(request)
+    starts = [f"{amended} AI: ", "AMENDED AI: "] if amended else ["AI: "]
+    said = outcome(request)
     if said is Outcome.FAILED:
-        return f"{start}NOT ANALYZED"
+        return f"{starts[0]}NOT ANALYZED"
     if said is Outcome.NEGATIVE:
-        head, tail = request.model.negative_phrase, ""
-        gaps = [f", {failed} of {total} images NOT ANALYZED"] if failed else []
-        gaps += [f", {request.missing_images} NOT RECEIVED"] if request.missing_images else []
-        middles = ["".join(gaps), ", INCOMPLETE"] if gaps else [""]
+        head, places, tail = request.model.negative_phrase, [""], ""
     else:
         worst = _worst(request.images)
         head, tail = request.model.positive_phrase, f", {percent(_probability(worst))}"
         part, side = anatomy.body_part(worst.source), source.side(request, worst)
         shorter = [f"{side} {part}" if side else part, part] if part else []
-        middles = [f", {place}" for place in (_place(request, worst), *shorter)] + [""]
+        places = [f", {place}" for place in (_place(request, worst), *shorter)] + [""]
     head = _one_line(head)
-    for middle in middles:
-        if len(start + head + middle + tail) <= LONGEST_LO:
-            return start + head + middle + tail
-    middle = middles[-1]
-    return start + head[: LONGEST_LO - len(start + middle + tail)].rstrip(" ,") + middle + tail
+    missing = gaps(request)
+    counts = f", {', '.join(missing)}"
+    ends = [counts, counts.replace("X-rays ", ""), ", INCOMPLETE"] if missing else [""]
+    for start, place, end in product(starts, places, ends):
+        if len(start + head + place + tail + end) <= LONGEST_LO:
+            return start + head + place + tail + end
+    rest = tail + ends[-1]
+    return starts[-1] + head[: LONGEST_LO - len(starts[-1] + rest)].rstrip(" ,") + rest
+
+
+def gaps(request: ReportRequest) -> list[str]:
+    """How many of the study's X-rays the report says something of, where not of all of them."""
+    total, analyzed = len(request.images), sum(image.finding is not None for image in request.images)
+    parts = [f"{analyzed} of {total} X-rays analyzed"] if analyzed < total else []
+    return parts + ([f"{request.missing_images} NOT RECEIVED"] if request.missing_images else [])
 
 
 def summary(request: ReportRequest, settings: config.ReportSettings) -> str:
     """The report in a few sentences: outcome, place, image, each side, failures, what it does not mean."""
-    said, failed, total = outcome(request), _failed(request), len(request.images)
+    said, total = outcome(request), len(request.images)
+    failed = sum(image.finding is None for image in request.images)
     names = dict(
         zip((id(image) for image in request.images), source.image_names(request.images), strict=True)
     )
@@ -64,7 +75,7 @@ def summary(request: ReportRequest, settings: config.ReportSettings) -> str:
     if said is Outcome.FAILED:
         sentences.append("AI: NOT ANALYZED.")
         sentences.append(
-            f"None of {total} images could be analyzed." if total > 1 else "The image could not be analyzed."
+            f"None of {total} X-rays could be analyzed." if total > 1 else "The X-ray could not be analyzed."
         )
         sentences += _missing(request)
         sentences.append("No statement is made about this study.")
@@ -85,7 +96,7 @@ def summary(request: ReportRequest, settings: config.ReportSettings) -> str:
     if said is Outcome.NEGATIVE and not anatomy.body_part(worst.source):
         sentences.append(f"{anatomy.NOT_STATED.capitalize()}.")
     if failed:
-        sentences.append(f"{failed} of {total} images NOT ANALYZED.")
+        sentences.append(f"{total - failed} of {total} X-rays analyzed, {failed} NOT ANALYZED.")
     sentences += _missing(request)
     if not request.model.scope_limit:
         sentences.append("Whether the model knows images of this kind was not checked.")
@@ -115,10 +126,6 @@ def _amended(request: ReportRequest) -> str:
         return ""
     when = source.local_time(source.newest(request), request.predecessor.created_at)
     return f"AMENDED (replaces {when:%H:%M})"
-
-
-def _failed(request: ReportRequest) -> int:
-    return sum(image.finding is None for image in request.images)
 
 
 def _missing(request: ReportRequest) -> list[str]:
@@ -151,4 +158,9 @@ def _worst_by_side(request: ReportRequest) -> dict[str, ImageResult]:
 
 def _one_line(text: str) -> str:
     """Without backslashes and control characters, which have a meaning of their own in LO."""
-    return "".join(" " if c == "\\" or not c.isprintable() else c for c in text)
+    return printable(text).replace("\\", " ")
+
+
+def printable(text: str) -> str:
+    """A text without control characters, of which most may not be in any text of DICOM (PS3.5 6.2)."""
+    return "".join(c if c.isprintable() else " " for c in text)

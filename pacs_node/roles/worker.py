@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -26,7 +26,6 @@ from pacs_node.records import (
     Analysis,
     AuditKind,
     Finding,
-    ImageResult,
     Instance,
     InstanceState,
     NodeIdentity,
@@ -199,19 +198,20 @@ class Worker:
     def _report_study(self, token: str, study: Study, failure: str | None = None) -> None:
         """Report a study, or that it could not be reported: then of every image that `failure` is why."""
         every = studies.study_instances(self._database, study.study_instance_uid)
-        relevant = [instance for instance in every if instance.state != InstanceState.SKIPPED]
-        found = studies.findings(self._database, relevant, self._classifier.identity)
+        skipped = [instance for instance in every if instance.state == InstanceState.SKIPPED]
+        tried = [instance for instance in every if instance.state != InstanceState.SKIPPED]
+        found = studies.findings(self._database, tried, self._classifier.identity)
         if failure:
-            relevant, found = (
-                [replace(one, state=InstanceState.FAILED, reason=failure) for one in relevant],
-                {},
-            )
-        stale = [i for i in relevant if i.state == InstanceState.ANALYZED and i.id not in found]
+            tried = [replace(one, state=InstanceState.FAILED, reason=failure) for one in tried]
+            found = {}
+        stale = [i for i in tried if i.state == InstanceState.ANALYZED and i.id not in found]
         if stale:
             # The model or its threshold changed since: these images are analyzed again first.
             instances.reopen_instances(self._database, stale, "another model is served now")
             studies.release_study(self._database, token, study)
             return
+        images = pipeline.images_to_report([*tried, *skipped], found, self._files.path)
+        relevant = [image.instance for image in images]
         if not relevant:
             reasons = Counter(instance.reason for instance in every)
             reason = "; ".join(f"{count} x {why}" for why, count in sorted(reasons.items(), key=str))
@@ -241,7 +241,7 @@ class Worker:
             study_instance_uid=study.study_instance_uid,
             revision=study.revision,
             created_at=self._database.clock(),
-            images=source.in_order(self._images(relevant, found)),
+            images=images,
             predecessor=None if previous is None else previous[2],
             renewed=study.renewed,
             missing_images=missing,
@@ -283,12 +283,6 @@ class Worker:
     ) -> None:
         studies.close_study(self._database, token, study, state, reason, event)
         _log.info(event, reason=reason)
-
-    def _images(self, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> Iterator[ImageResult]:
-        for instance in relevant:
-            source = reading.header(self._files.path(instance.sha256))
-            finding = found.get(instance.id)
-            yield ImageResult(instance, source, finding, None if finding else instance.reason)
 
 
 def _inputs_key(model_key: str, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> str:

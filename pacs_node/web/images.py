@@ -21,6 +21,7 @@ from pacs_node.errors import DecodeError, InputError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.journal.database import Database
+from pacs_node.receive import admission
 from pacs_node.records import AuditEvent, AuditKind, ImageResult, Instance, InstanceState, Point
 from pacs_node.report import sc, source, wording
 from pacs_node.web.access import asker, page
@@ -115,13 +116,17 @@ def shown(request: Request, study: str, events: Sequence[AuditEvent]) -> list[Sh
         ImageResult(one, _header(request, one), said[one.id].finding if one.id in said else None)
         for one in radiographs
     )
-    # Skipped ones are none of the report's, which may count its images by their position.
-    counted = [image for image in results if image.instance.state != InstanceState.SKIPPED]
-    left_out = [image for image in results if image.instance.state == InstanceState.SKIPPED]
+    # The report may count its images by their position.
+    counted = source.accounted(results)
+    ids = {image.instance.id for image in counted}
+    left_out = tuple(
+        image for image in results if image.instance.id not in ids and image.instance.modality in _RADIOGRAPHS
+    )
     headers = [image.source for image in results]
     images = []
-    for group, before in ((counted, ""), (left_out, "skipped ")):
-        for image, name in zip(group, source.image_names(tuple(group)), strict=True):
+    for group in (counted, left_out):
+        for image, name in zip(group, source.image_names(group), strict=True):
+            before = "skipped " if image.instance.state == InstanceState.SKIPPED else ""
             last = said.get(image.instance.id)
             model = told.get((image.instance.sop_instance_uid, last.at), {}) if last else {}
             side = anatomy.laterality(image.source, headers)
@@ -131,7 +136,8 @@ def shown(request: Request, study: str, events: Sequence[AuditEvent]) -> list[Sh
 
 
 def _is_radiograph(instance: Instance) -> bool:
-    return instance.state != InstanceState.SKIPPED or instance.modality in _RADIOGRAPHS
+    may_be_xray = instance.modality in _RADIOGRAPHS or instance.sop_class_uid in admission.XRAY_CLASSES
+    return may_be_xray or instance.state != InstanceState.SKIPPED
 
 
 def _models(events: Iterable[AuditEvent]) -> dict[tuple[str | None, float], dict[str, Any]]:

@@ -42,6 +42,19 @@ def test_images_are_due_at_once_and_the_study_after_its_quiet_period(
     assert claim.items[0].revision == 2
 
 
+def test_a_skipped_xray_opens_its_study_again_and_no_other_skipped_object(
+    database: Database, arrival: Callable[..., Arrival], steps: Steps
+) -> None:
+    instances.register(database, [arrival("1.1", "a")], 0)
+    steps.report()
+    instances.register(database, [arrival("1.2", "b", skip_reason="a screenshot")], 0)
+    assert studies.claim_study(database) is None
+    instances.register(database, [arrival("1.3", "c", skip_reason="a film", may_be_xray=True)], 0)
+    claim = studies.claim_study(database)
+    assert claim is not None
+    assert claim.items[0].revision == 2
+
+
 def test_a_batch_of_several_studies_keeps_them_apart(
     database: Database, clock: Callable[[], float], arrival: Callable[..., Arrival], steps: Steps
 ) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+)
 
 from pacs_node.config import AcceptSettings, Peer, StudySettings
 from pacs_node.demo import phantom
@@ -61,7 +70,8 @@ def test_a_header_that_nobody_thought_of_is_refused(tmp_path: Path, monkeypatch:
         ({}, None),
         ({"ImageType": ["DERIVED", "PRIMARY"]}, None),
         ({"ImageType": ["DERIVED", "SECONDARY"]}, "SECONDARY"),
-        ({"SOPClassUID": SecondaryCaptureImageStorage}, "not an X-ray image: Secondary Capture"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "Secondary Capture Image Storage is not accepted"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "OT"}, "not an X-ray image: Secondary"),
         ({"SOPClassUID": DigitalMammographyXRayImageStorageForPresentation}, "not an X-ray image"),
         ({"SOPClassUID": FOR_PROCESSING}, "for processing"),
         ({"Modality": "MG"}, "modality MG"),
@@ -80,6 +90,46 @@ def test_what_is_not_a_diagnostic_xray_is_skipped_with_the_reason(
 ) -> None:
     found = reason(tmp_path, **attributes)
     assert found is None if expected is None else expected in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, True),
+        ({"Modality": "RG"}, True),
+        ({"Modality": ""}, True),
+        ({"SOPClassUID": FOR_PROCESSING}, True),
+        ({"SOPClassUID": XRayRadiofluoroscopicImageStorage, "Modality": "RF"}, True),
+        ({"SOPClassUID": XRayAngiographicImageStorage, "Modality": "XA"}, True),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "CR"}, True),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "dx"}, True),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "OT"}, False),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "OT", "ConversionType": "DF"}, True),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "XA", "ConversionType": "WSD"}, False),
+        ({"SOPClassUID": DigitalMammographyXRayImageStorageForPresentation, "Modality": "MG"}, False),
+        ({"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "MG"}, False),
+        ({"SOPClassUID": CTImageStorage, "Modality": "CT"}, False),
+        ({"SOPClassUID": GrayscaleSoftcopyPresentationStateStorage, "Modality": "PR"}, False),
+        ({"SOPClassUID": ComprehensiveSRStorage, "Modality": "SR"}, False),
+        ({"StudyDate": "20251101"}, False),
+        ({"PatientSpeciesDescription": "Canis lupus familiaris"}, False),
+    ],
+)
+def test_what_may_be_an_xray_is_owed_an_account_unless_its_study_is_not_looked_at(
+    tmp_path: Path, attributes: dict[str, object], expected: bool
+) -> None:
+    dataset = phantom.dataset(1, rows=64, columns=64)
+    dataset.StudyDate = "20260109"
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    path = tmp_path / "image.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    rules = StudySettings(max_study_age_days=30)
+    header = admission.read_header(path)
+    examined = admission.examine(StoredFile("0" * 64, 1, path), header, 0.0, rules, "2.25.42", TODAY)
+    assert examined.may_be_xray is expected
 
 
 def test_study_age_counts_only_where_it_is_set_and_stated(tmp_path: Path) -> None:

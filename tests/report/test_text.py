@@ -34,7 +34,7 @@ def test_what_it_replaces_and_what_is_missing_is_said() -> None:
     amended = text.as_text(sr.build(SHAPES["amended"], config.ReportSettings()))
     assert f"replaces {studies.PREDECESSOR.sop_instance_uid}" in amended.splitlines()
     failed = text.as_text(sr.build(SHAPES["failed"], config.ReportSettings())).splitlines()
-    assert "2 of 2 images not analyzed" in failed
+    assert "0 of 2 X-rays analyzed" in failed
     assert "    Impression: Image 1, PA: NOT ANALYZED: the pixel data cannot be decoded" in failed
 
 

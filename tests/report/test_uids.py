@@ -8,12 +8,16 @@ import support.report_studies as studies
 from pydicom.uid import UID
 
 from pacs_node import config
-from pacs_node.records import Outcome
+from pacs_node.records import ImageResult, Outcome
 from pacs_node.report import sr, uids
 
 SETTINGS = config.ReportSettings()
 REQUEST = studies.request()
 IMAGE = REQUEST.images[0]
+
+
+def skipped(reason: str) -> ImageResult:
+    return studies.skipped(studies.header(3), reason, 3)
 
 
 def test_a_uid_is_a_valid_uuid_of_128_bits() -> None:
@@ -58,6 +62,8 @@ def test_what_a_report_says_decides_its_uid() -> None:
         (REQUEST, config.ReportSettings(label="For tests"), Outcome.POSITIVE),
         (REQUEST, config.ReportSettings(iod="comprehensive3d"), Outcome.POSITIVE),
         (replace(REQUEST, images=REQUEST.images[:1]), SETTINGS, Outcome.POSITIVE),
+        (studies.request(*REQUEST.images, skipped("one reason")), SETTINGS, Outcome.POSITIVE),
+        (studies.request(*REQUEST.images, skipped("another")), SETTINGS, Outcome.POSITIVE),
     ]
     made = {uids.sr(*other) for other in others} | {uids.sr(REQUEST, SETTINGS, Outcome.POSITIVE)}
     assert len(made) == len(others) + 1

@@ -25,8 +25,9 @@ def image(number: int, probability: float | None, **attributes: Any) -> ImageRes
     [
         ("positive", "AI: Fracture suspected, left wrist, 87 %"),
         ("negative", "AI: no fracture suspected"),
-        ("partial, positive", "AI: Fracture suspected, left wrist, 87 %"),
-        ("partial, negative", "AI: no fracture suspected, 1 of 2 images NOT ANALYZED"),
+        ("partial, positive", "AI: Fracture suspected, left wrist, 87 %, 1 of 2 X-rays analyzed"),
+        ("partial, negative", "AI: no fracture suspected, 1 of 2 X-rays analyzed"),
+        ("skipped", "AI: no fracture suspected, 1 of 5 X-rays analyzed"),
         ("failed", "AI: NOT ANALYZED"),
     ],
 )
@@ -78,6 +79,27 @@ def test_an_amended_incomplete_negative_still_says_that_it_is_incomplete() -> No
     assert description == "AMENDED (replaces 14:13) AI: no fracture suspected, INCOMPLETE"
 
 
+@pytest.mark.parametrize(
+    ("part", "fields", "description"),
+    [
+        ("SHOULDER", {}, "AI: Fracture suspected, left shoulder, 87 %, 1 of 2 analyzed"),
+        ("LSSPINE", {}, "AI: Fracture suspected, L lumbo-sacral spine, 87 %, INCOMPLETE"),
+        (
+            "WRIST",
+            {"predecessor": studies.PREDECESSOR},
+            "AMENDED AI: Fracture suspected, left wrist, 87 %, INCOMPLETE",
+        ),
+        ("FOOT", {"missing_images": 2}, "AI: Fracture suspected, left foot, 87 %, INCOMPLETE"),
+    ],
+)
+def test_a_positive_without_all_images_says_so_however_short(
+    part: str, fields: dict[str, Any], description: str
+) -> None:
+    request = studies.request(image(1, 0.8731, BodyPartExamined=part), image(2, None), **fields)
+    assert wording.series_description(request) == description
+    assert len(description) <= wording.LONGEST_LO
+
+
 @pytest.mark.parametrize("phrase", ["Fracture suspected", "A" * 30, "A" * 80, "back\\slash"])
 @pytest.mark.parametrize("part", ["WRIST", "VERY LONG NAMES OF PARTS OF THE BODY AND MORE", None])
 @pytest.mark.parametrize("amended", [False, True])
@@ -119,7 +141,7 @@ def test_the_summary_names_the_worst_image_of_each_side_and_what_failed() -> Non
     assert wording.summary(request, SETTINGS) == (
         "AI: Fracture suspected, left wrist, 91 % (image 2, LL; threshold 50 %). "
         "Highest on each side: left 91 % (image 2, LL); right 7 % (image 3, LL). "
-        "1 of 4 images NOT ANALYZED. Research use only. Not for diagnosis."
+        "3 of 4 X-rays analyzed, 1 NOT ANALYZED. Research use only. Not for diagnosis."
     )
 
 
@@ -140,7 +162,7 @@ def test_a_body_part_that_is_not_stated_is_said_not_to_be() -> None:
 
 def test_a_report_on_nothing_claims_nothing() -> None:
     text = wording.summary(SHAPES["failed"], SETTINGS)
-    assert text.startswith("AI: NOT ANALYZED. None of 2 images could be analyzed.")
+    assert text.startswith("AI: NOT ANALYZED. None of 2 X-rays could be analyzed.")
     assert "suspected" not in text
 
 

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 
 from pacs_node.heatmap import HeatMap
 from pacs_node.records import (
@@ -132,6 +136,14 @@ def image(source: Dataset, probability: float | None, number: int = 1) -> ImageR
     return ImageResult(instance, source, finding(probability, source))
 
 
+def skipped(source: Dataset, reason: str, number: int) -> ImageResult:
+    """An X-ray that was stored and not analyzed."""
+    plain = image(source, None, number)
+    return replace(
+        plain, instance=replace(plain.instance, state=InstanceState.SKIPPED, reason=reason), failure=reason
+    )
+
+
 def request(*images: ImageResult, **fields: Any) -> ReportRequest:
     """A request for these images, by default a positive and a negative view of one wrist."""
     images = images or (image(header(1), 0.8731, 1), image(header(2), 0.12, 2))
@@ -154,6 +166,19 @@ def shapes() -> dict[str, ReportRequest]:
         "negative": request(image(header(2), 0.12, 2)),
         "partial, positive": request(image(header(1), 0.8731, 1), image(header(2), None, 2)),
         "partial, negative": request(image(header(1), 0.12, 1), image(header(2), None, 2)),
+        "skipped": request(
+            image(header(1), 0.12, 1),
+            skipped(header(2, ImageType=["DERIVED", "SECONDARY"], PatientID="OLD"), "DERIVED\\SECONDARY", 2),
+            skipped(
+                header(3, SOPClassUID=SecondaryCaptureImageStorage, Modality="OT", Rows=None),
+                "Secondary Capture Image Storage is not accepted",
+                3,
+            ),
+            skipped(header(4, Modality="RG", PatientOrientation=None), "modality RG is not accepted", 4),
+            skipped(
+                header(5, Modality="", Rows=None, Columns=None, PatientOrientation=None), "no\tmodality", 5
+            ),
+        ),
         "failed": request(image(header(1), None, 1), image(header(2), None, 2)),
         "amended": request(revision=2, predecessor=PREDECESSOR),
         "images not received": request(image(header(2), 0.12, 2), missing_images=2),

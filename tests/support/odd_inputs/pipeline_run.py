@@ -1,9 +1,9 @@
-"""One odd study run through the node's pipeline in one process: the outcome of each file, and the results."""
+"""One odd study through the node's own chain, in one process: what came of each file, and the results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -14,12 +14,10 @@ from pydicom.dataset import Dataset
 
 import support.report_studies as studies
 from pacs_node import config, pipeline
-from pacs_node.dicom import reading
 from pacs_node.errors import AdmissionError
 from pacs_node.files import FileStore
 from pacs_node.receive import admission
-from pacs_node.records import Analysis, ImageResult, Instance, InstanceState, Prediction, ReportRequest
-from pacs_node.report.source import in_order
+from pacs_node.records import Analysis, Instance, InstanceState, Prediction, ReportRequest
 from support.brightness import Brightness
 from support.odd_inputs.corpus import Case
 
@@ -29,7 +27,7 @@ RECEIVED_AT = 1_799_999_000.0
 
 @dataclass
 class Watched(Brightness):
-    """A classifier that keeps the images that it is given."""
+    """A classifier that keeps what it was shown."""
 
     shown: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -41,7 +39,7 @@ class Watched(Brightness):
 
 @dataclass
 class Run:
-    """The outcome of a case."""
+    """What came of a case."""
 
     outcomes: tuple[str, ...]
     """Of each file, in the words of `Case.does`."""
@@ -56,7 +54,7 @@ class Run:
     summary: str = ""
 
     def result(self, role: str = "SR") -> Dataset:
-        """A result, read back from its file."""
+        """A result as it is read back."""
         return dcmread(self.results[role])
 
 
@@ -72,17 +70,19 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
         else:
             outcomes[number] = taken
     classifier = Watched(threshold=0.2)
-    analyses = pipeline.analyze_instances(instances, files.path, classifier)
+    skipped = [instance for instance in instances if instance.state == InstanceState.SKIPPED]
+    outcomes |= {instance.id: f"skipped: {instance.reason}" for instance in skipped}
+    received = [instance for instance in instances if instance.state == InstanceState.RECEIVED]
+    analyses = pipeline.analyze_instances(received, files.path, classifier)
     outcomes |= {analysis.instance.id: _said(analysis) for analysis in analyses}
     done = Run(tuple(outcomes[number] for number in sorted(outcomes)), classifier.shown)
     if not analyses:
         return done
     done.sources = {analysis.instance.id: files.path(analysis.instance.sha256) for analysis in analyses}
-    images = [
-        ImageResult(a.instance, reading.header(done.sources[a.instance.id]), a.finding, a.failure)
-        for a in analyses
-    ]
-    done.request = studies.request(*in_order(images), model=classifier.identity)
+    ended = [replace(a.instance, state=a.state, reason=a.failure) for a in analyses]
+    findings = {a.instance.id: a.finding for a in analyses if a.finding}
+    images = pipeline.images_to_report([*ended, *skipped], findings, files.path)
+    done.request = studies.request(*images, model=classifier.identity)
     made = pipeline.report_study(done.request, files, config.ReportSettings(iod=iod))
     for result in made.results:
         image = "" if result.source_instance_id is None else str(result.source_instance_id)
@@ -92,7 +92,7 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
 
 
 def _admit(content: bytes, number: int, files: FileStore, rules: config.StudySettings) -> Instance | str:
-    """The instance to analyze, or the outcome of a file that is not analyzed."""
+    """An instance to be analyzed or skipped, or why the file is refused."""
     try:
         spooled, header = files.spool([content], admission.read_header)
         (stored,) = files.keep([spooled])
@@ -102,10 +102,9 @@ def _admit(content: bytes, number: int, files: FileStore, rules: config.StudySet
         )
     except AdmissionError as error:
         return f"refused: 0x{error.status:04X} {error}"
-    if arrival.skip_reason:
-        return f"skipped: {arrival.skip_reason}"
+    state = InstanceState.SKIPPED if arrival.skip_reason else InstanceState.RECEIVED
     return Instance(
-        **arrival.received(), id=number, study_id=1, state=InstanceState.RECEIVED, reason=None, attempts=1
+        **arrival.received(), id=number, study_id=1, state=state, reason=arrival.skip_reason, attempts=1
     )
 
 

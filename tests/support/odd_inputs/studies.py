@@ -98,6 +98,7 @@ CASES = {
             "study.accept.body_parts",
             lambda: two(BodyPartExamined="CHEST"),
             ("analyzed", "skipped: body part CHEST is not accepted"),
+            reads=("1 of 2 X-rays analyzed, 1 NOT ANALYZED", "body part CHEST is not accepted"),
             rules=BONES,
         ),
         Case(
@@ -192,7 +193,7 @@ CASES = {
             "the other is analyzed, the report says which is not",
             lambda: [xray(InstanceNumber=1), xray(SOPInstanceUID="2.25.6", InstanceNumber=2, PixelData=None)],
             ("analyzed", "failed: the object has no pixel data"),
-            reads=("1 of 2 images NOT ANALYZED", "the object has no pixel data"),
+            reads=("1 of 2 X-rays analyzed, 1 NOT ANALYZED", "the object has no pixel data"),
         ),
         Case(
             "an old study",

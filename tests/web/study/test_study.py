@@ -75,7 +75,7 @@ def test_silence_never_reads_as_normal(bench: WebBench) -> None:
     bench.report(0.1)
     page = bench.client(Role.VIEWER).get(f"/studies/{partly}").text
     assert "1 of 2 objects could not be analyzed." in page
-    assert "1 of 2 images NOT ANALYZED" in headline(page)
+    assert "1 of 2 X-rays analyzed" in headline(page)
 
 
 def test_after_a_late_image_the_old_answer_is_called_old(bench: WebBench, uid: str) -> None:
