@@ -168,3 +168,9 @@ def test_every_site_is_a_concept_of_snomed_ct() -> None:
     sites = [anatomy.site(dataset(BodyPartExamined=term)) for term in anatomy._SITES]
     assert all(isinstance(site, Code) and site.value in known for site in sites)
     assert set(anatomy._SITES) >= anatomy._UNPAIRED
+
+
+def test_a_skipped_image_says_nothing_of_patient_and_study() -> None:
+    request = studies.shapes()["skipped"]
+    assert request.images[-1].instance.received_at > request.images[0].instance.received_at
+    assert source.newest(request) is request.images[0].source
