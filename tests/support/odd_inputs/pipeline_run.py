@@ -50,7 +50,7 @@ class Run:
     results: dict[str, Path] = field(default_factory=dict)
     """The results' files by role: "SR", and "SC" with the number of their image."""
     sources: dict[int, Path] = field(default_factory=dict)
-    """The stored files by number."""
+    """The stored files of the images that were not skipped, by number, in the order of their arrival."""
     summary: str = ""
 
     def result(self, role: str = "SR") -> Dataset:
