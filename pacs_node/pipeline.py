@@ -98,7 +98,10 @@ def analyze_instances(
             elif same := known.get(instance.sop_instance_uid, {}).get(decoded.content_key):
                 analyses[instance.id] = Analysis(instance, same, copied=True)
             else:
-                readable.append((instance, decoded, pixels.prepare(decoded)))
+                prepared = pixels.prepare(decoded)
+                if prepared.is_blank:
+                    raise InputError("nothing to see: the image has no contrast")
+                readable.append((instance, decoded, prepared))
         except InputError as error:
             analyses[instance.id] = Analysis(instance, None, str(error))
     displays = [prepared.display for _, _, prepared in readable]

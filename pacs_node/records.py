@@ -274,6 +274,12 @@ class Region:
         return min(columns), min(rows), max(columns), max(rows)
 
 
+PERCENTILES_SHOW_MORE = (
+    "the stated rescale, window or LUT shows next to nothing; a percentile window was used"
+)
+"""The note that the report repeats: the picture that was analyzed is not the one that viewers show."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What the model said of one image."""

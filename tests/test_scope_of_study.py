@@ -62,7 +62,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def white(image: FileDataset) -> FileDataset:
     """The same object with an almost white image."""
     pixels = np.full((image.Rows, image.Columns), 4095, np.uint16)
-    pixels[0] = 0
+    pixels[:16] = np.linspace(0, 4095, image.Columns)
     image.PixelData = pixels.tobytes()
     del image.WindowCenter, image.WindowWidth
     return image

@@ -148,11 +148,16 @@ def test_another_window_is_another_content(bench: Bench, image: Callable[..., Fi
     assert bench.model.images_seen == 2
 
 
+def mirrored(image: FileDataset) -> bytes:
+    """Its pixel data as of another image."""
+    return image.pixel_array[:, ::-1].tobytes()
+
+
 def test_content_that_returns_is_reported_again_without_the_model(
     bench: Bench, image: Callable[..., FileDataset]
 ) -> None:
     changed, again = image(), image()
-    changed.PixelData = bytes(len(changed.PixelData))
+    changed.PixelData = mirrored(changed)
     again.StudyDescription = "again"
     for one in (image(), changed, again):
         bench.receive(one)
@@ -170,7 +175,7 @@ def test_versions_that_come_together_are_compared_with_each_other(
 ) -> None:
     renamed, changed = image(), image()
     renamed.PatientName = "SOMEBODY^ELSE"
-    changed.PixelData = bytes(len(changed.PixelData))
+    changed.PixelData = mirrored(changed)
     bench.receive(image(), image(), renamed, changed)
     bench.work()
     events = bench.event_kinds(image())
@@ -187,7 +192,7 @@ def test_different_pixels_under_the_same_uid_are_reported_again(
     bench.receive(image())
     bench.work()
     changed = image()
-    changed.PixelData = bytes(len(changed.PixelData))
+    changed.PixelData = mirrored(changed)
     bench.receive(changed)
     bench.work()
     assert len(bench.results(changed, "SR")) == 2

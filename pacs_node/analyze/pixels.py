@@ -18,10 +18,23 @@ from pydicom.multival import MultiValue
 from pacs_node.analyze.decode import Decoded, StoredValues
 from pacs_node.dicom.reading import parsing, reason
 from pacs_node.errors import InputError
-from pacs_node.records import Point
+from pacs_node.records import PERCENTILES_SHOW_MORE, Point
 
 ROBUST_PERCENTILES = (0.5, 99.5)
-"""Window of an image that states none."""
+"""Window of an image that states none, or one in which nothing is to be seen."""
+NO_CONTRAST, LITTLE_CONTRAST = 0.002, 0.02
+"""Shares of pixels in shades of gray (`_shaded`) below which an image is blank, or another window is tried.
+
+Of 3466 X-rays of limbs none has less than 0.085, nor, on a plate of ten times its area, less than 0.0087.
+"""
+_GRID = 256
+"""Longest side of the sample in which shades are counted."""
+_SMOOTHED = 9
+"""Width of the median filter there; it takes away noise, hot pixels and the edges of letters."""
+_SAME_GRAY = 2
+"""How far apart, of 255, two grays may be that are seen as one."""
+_FLAT_AREAS = 3
+"""Grays that make no picture, however much they cover: background, frame, marker."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +45,8 @@ class Prepared:
     """(rows, columns), 0..1, bright is dense."""
     notes: tuple[str, ...]
     """What was odd in the header and how it was taken."""
+    is_blank: bool
+    """Whether there is nothing to see in it: flat but for a frame, a letter or single pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,48 +68,88 @@ class Placement:
 def prepare(decoded: Decoded) -> Prepared:
     """Stored values to brightness, 0..1 float32.
 
-    Raises InputError where a modality LUT, VOI LUT or rescale cannot be read.
+    Where the header's rescale, LUT or window leave next to nothing to see, but the pixels have contrast, a
+    percentile window takes their place. Raises InputError where one of them cannot be read.
     """
     header, pixels = decoded.header, decoded.pixels
     notes = list(decoded.notes)
     unsigned: NDArray[np.uint8] | NDArray[np.uint16] = (
         pixels.view(np.uint8) if pixels.dtype.itemsize == 1 else pixels.view(np.uint16)
     )
+    stored: StoredValues = np.arange(1 << 8 * pixels.dtype.itemsize).astype(unsigned.dtype).view(pixels.dtype)
+    step = -(-max(pixels.shape) // _GRID)
+    sample = unsigned[::step, ::step]
+    is_gray = header.SamplesPerPixel == 1
     with parsing(lambda e: InputError(f"a rescale, window or LUT of the image cannot be read: {reason(e)}")):
-        brightness = _brightness(unsigned, pixels.dtype, header, notes)
+        modality = _modality(stored, header) if is_gray else stored.astype(np.float64)
+        brightness = _brightness(modality, stored, unsigned, header, notes)
+        # Windows and inversion are for gray alone (PS3.3 C.11.2, C.7.6.3.1.2).
+        is_inverse = is_gray and _is_inverse(header, notes)
         _note_aspect(header, notes)
-    if not np.isfinite(brightness).all():
-        raise InputError("the rescale or window of the image leads to values that are not numbers")
-    return Prepared(display=brightness.astype(np.float32)[unsigned], notes=tuple(notes))
+        if not np.isfinite(brightness).all():
+            raise InputError("the rescale or window of the image leads to values that are not numbers")
+        shaded = _shaded(brightness[sample])
+        if shaded < LITTLE_CONTRAST:
+            # As stored, too: a rescale or modality LUT may make all values one.
+            for values in (modality, stored.astype(np.float64)):
+                other = _by_percentiles(values, stored, unsigned, header)
+                if (more := _shaded(other[sample])) >= max(NO_CONTRAST, 2 * shaded):
+                    brightness, shaded = other, more
+                    notes.append(PERCENTILES_SHOW_MORE)
+                    break
+    seen = 1 - brightness if is_inverse else brightness
+    return Prepared(seen.astype(np.float32)[unsigned], tuple(notes), is_blank=shaded < NO_CONTRAST)
 
 
 def _brightness(
+    modality: NDArray[np.float64],
+    stored: StoredValues,
     unsigned: NDArray[np.uint8] | NDArray[np.uint16],
-    dtype: np.dtype[np.integer],
     header: Dataset,
     notes: list[str],
 ) -> NDArray[np.float64]:
-    """The brightness of each possible stored value, in the order of its unsigned bit pattern."""
-    stored: StoredValues = np.arange(1 << 8 * dtype.itemsize).astype(unsigned.dtype).view(dtype)
+    """The brightness of each of the `stored` values as the header states it, before inversion."""
     if header.SamplesPerPixel != 1:
-        # Windows and inversion are for gray alone (PS3.3 C.11.2, C.7.6.3.1.2).
         return np.asarray(np.clip(stored / (2.0 ** int(header.BitsStored) - 1), 0, 1), np.float64)
-    modality = _modality(stored, header)
     if not np.isfinite(modality).all():
         return modality
     brightness = _voi_lut(modality, header)
-    if brightness is None:
-        window = _stated_window(header, notes)
-        if window is None:
-            seen = np.bincount(unsigned.ravel(), minlength=len(stored))
-            low, high = _robust_window(modality, seen, _padding(stored, header))
-            if high <= low:
-                notes.append("all pixels have one value")
-                return np.zeros(len(stored))
-            brightness = np.clip((modality - low) / (high - low), 0, 1)
-        else:
-            brightness = windowed(modality, *window)
-    return 1 - brightness if _is_inverse(header, notes) else brightness
+    if brightness is not None:
+        return brightness
+    if window := _stated_window(header, notes):
+        return windowed(modality, *window)
+    return _by_percentiles(modality, stored, unsigned, header)
+
+
+def _by_percentiles(
+    values: NDArray[np.float64],
+    stored: StoredValues,
+    unsigned: NDArray[np.uint8] | NDArray[np.uint16],
+    header: Dataset,
+) -> NDArray[np.float64]:
+    """The brightness of each value by the window of ROBUST_PERCENTILES; 0 where that has no width."""
+    seen = np.bincount(unsigned.ravel(), minlength=len(stored))
+    low, high = _robust_window(values, seen, _padding(stored, header))
+    if not 0 < high - low < np.inf:
+        return np.zeros(len(values))
+    with np.errstate(over="ignore"):
+        return np.clip((values - low) / (high - low), 0, 1)
+
+
+def _shaded(picture: NDArray[np.float64]) -> float:
+    """The share of a picture (0..1) in shades of gray: not in its three commonest grays.
+
+    A frame, a letter, saturated areas and noise make no shades; an X-ray of anything does.
+    """
+    grays = np.rint(picture * 255).astype(np.uint8)
+    if min(grays.shape) >= _SMOOTHED:
+        grays = np.asarray(cv2.medianBlur(grays, _SMOOTHED), np.uint8)
+    counts = np.bincount(grays.ravel(), minlength=256)
+    for _ in range(_FLAT_AREAS):
+        near = np.convolve(counts, np.ones(2 * _SAME_GRAY + 1, np.intp), "same")
+        commonest = int(near.argmax())
+        counts[max(0, commonest - _SAME_GRAY) : commonest + _SAME_GRAY + 1] = 0
+    return float(counts.sum() / picture.size)
 
 
 def _note_aspect(header: Dataset, notes: list[str]) -> None:

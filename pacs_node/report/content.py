@@ -28,7 +28,15 @@ from pydicom.sr.coding import Code
 
 from pacs_node import __version__, config
 from pacs_node.dicom import anatomy
-from pacs_node.records import Finding, ImageResult, Outcome, Point, Region, ReportRequest
+from pacs_node.records import (
+    PERCENTILES_SHOW_MORE,
+    Finding,
+    ImageResult,
+    Outcome,
+    Point,
+    Region,
+    ReportRequest,
+)
 from pacs_node.report import source, uids, wording
 
 MANUFACTURER = "pacs-node"
@@ -121,6 +129,15 @@ def _failures(request: ReportRequest) -> list[str]:
         f"{name}: NOT ANALYZED: {wording.printable(image.failure or 'no reason is known')}"
         for image, name in _named(request)
         if image.finding is None
+    ]
+
+
+def _remarks(request: ReportRequest) -> list[str]:
+    """Which images were not analyzed as their header has them shown."""
+    return [
+        f"{name}: {PERCENTILES_SHOW_MORE}"
+        for image, name in _named(request)
+        if image.finding and PERCENTILES_SHOW_MORE in image.finding.notes
     ]
 
 
@@ -237,7 +254,7 @@ def _image_group(
 
 
 def _qualitative_evaluations(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
-    """Row 12 of TID 1500: how far the algorithm came, what failed and why, and the label."""
+    """Row 12 of TID 1500: how far the algorithm came, what failed and why, remarks, the label."""
     partial = any(image.finding is None for image in request.images)
     value, meaning = {
         (False, False): ("111241", "All algorithms succeeded; without findings"),
@@ -249,7 +266,10 @@ def _qualitative_evaluations(request: ReportRequest, settings: config.ReportSett
         Code("C0034375", "UMLS", "Qualitative Evaluations"),
         [
             CodeContentItem(CAD_SUMMARY, Code(value, "DCM", meaning), _CONTAINS),
-            *(TextContentItem(COMMENT, text, _CONTAINS) for text in (settings.label, *_failures(request))),
+            *(
+                TextContentItem(COMMENT, text, _CONTAINS)
+                for text in (settings.label, *_failures(request), *_remarks(request))
+            ),
         ],
         _CONTAINS,
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
@@ -16,12 +18,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pacs_node.analyze import decode, pixels
 from pacs_node.errors import InputError
+from pacs_node.records import PERCENTILES_SHOW_MORE
 
 MakeImage = Callable[..., FileDataset]
 Save = Callable[[Dataset], Path]
 Tool = Callable[[str], Path]
 
 RAMP = np.array([[0, 100, 200, 300, 400]], np.uint16)
+FINE_RAMP = np.arange(0, 401, 4, dtype=np.uint16)[None]
 
 
 def lut(values: list[int], first: int = 0, bits: int = 16) -> Sequence:
@@ -33,6 +37,15 @@ def lut(values: list[int], first: int = 0, bits: int = 16) -> Sequence:
     item["LUTData"].VR = "US"
     item.ModalityLUTType = "US"
     return Sequence([item])
+
+
+def gray_header(photometric: str, **attributes: object) -> Dataset:
+    """What `pixels.prepare` needs to know of an image."""
+    header = Dataset()
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, photometric
+    for keyword, value in attributes.items():
+        setattr(header, keyword, value)
+    return header
 
 
 @pytest.fixture
@@ -58,13 +71,13 @@ Shown = Callable[..., pixels.Prepared]
     ],
 )
 def test_windows(function: str, expected: list[float], shown: Shown) -> None:
-    display = shown(RAMP, WindowCenter="200", WindowWidth="201", VOILUTFunction=function).display
+    display = shown(FINE_RAMP, WindowCenter="200", WindowWidth="201", VOILUTFunction=function).display
     assert display.dtype == np.float32
-    np.testing.assert_allclose(display[0], expected, atol=1e-6)
+    np.testing.assert_allclose(display[0, ::25], expected, atol=1e-6)
 
 
-def test_the_narrowest_window_is_a_step(shown: Shown) -> None:
-    assert shown(RAMP, WindowCenter="200", WindowWidth="1").display.tolist() == [[0, 0, 1, 1, 1]]
+def test_the_narrowest_window_is_a_step() -> None:
+    assert pixels.windowed(RAMP[0].astype(float), 200, 1).tolist() == [0, 0, 1, 1, 1]
 
 
 def test_the_first_of_several_windows_counts(shown: Shown) -> None:
@@ -144,10 +157,137 @@ def test_without_a_window_the_extremes_and_the_padding_are_left_out(shown: Shown
     assert shown(padded).display[1, 10] != pytest.approx(plain[1, 10], abs=0.01)
 
 
-def test_a_constant_image_is_black_and_noted(shown: Shown) -> None:
+def test_a_constant_image_is_blank(shown: Shown) -> None:
     prepared = shown(np.full((4, 4), 7, np.uint8))
+    assert prepared.is_blank
     assert not prepared.display.any()
-    assert prepared.notes == ("all pixels have one value",)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(1, 700),
+    columns=st.integers(1, 700),
+    bits=st.integers(8, 16),
+    signed=st.booleans(),
+    level=st.floats(0, 1),
+    noise=st.sampled_from([0, 1]),
+    frame=st.sampled_from([None, 0.0, 1.0]),
+    window=st.sampled_from([None, (0.5, 1.0), (-4.0, 0.5), (4.0, 0.5), (None, None)]),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    slope=st.sampled_from(["1", "0", "-0.37"]),
+)
+def test_pixels_without_contrast_are_blank_however_they_are_shown(
+    rows: int,
+    columns: int,
+    bits: int,
+    signed: bool,
+    level: float,
+    noise: int,
+    frame: float | None,
+    window: tuple[float | None, float | None] | None,
+    photometric: str,
+    slope: str,
+) -> None:
+    """One value, give or take one by rounding, maybe in a black or white frame; `window` is of the range."""
+    lowest = -(1 << bits - 1) if signed else 0
+    top = (1 << bits) - 1
+    value = round(level * top)
+    errors = np.random.default_rng(rows).integers(-noise, noise, (rows, columns), endpoint=True)
+    values = np.clip(value + errors, 0, top)
+    if frame is not None:
+        edge = min(rows, columns) // 9
+        values[:edge] = values[rows - edge :] = round(frame * top)
+    size = bits // 9 + 1
+    stored = (values + lowest).astype(f"{'i' if signed else 'u'}{size}")
+    header = gray_header(photometric, RescaleSlope=slope, RescaleIntercept="0")
+    if window is not None:
+        center, width = window
+        # Without numbers: as narrow as it can be, and right where the values are.
+        header.WindowCenter = f"{(value if center is None else center * top) + lowest:.0f}"
+        header.WindowWidth = f"{2 if width is None else width * top:.0f}"
+    prepared = pixels.prepare(decode.Decoded(header, stored, ""))
+    assert prepared.is_blank
+    assert PERCENTILES_SHOW_MORE not in prepared.notes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(9, 700),
+    columns=st.integers(9, 700),
+    bits=st.integers(8, 16),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    hidden=st.sampled_from(
+        [
+            {"WindowCenter": "-5", "WindowWidth": "1"},
+            {"WindowCenter": "0", "WindowWidth": "1"},
+            {"WindowCenter": "99999", "WindowWidth": "100"},
+            {"WindowCenter": "-9000", "WindowWidth": "100", "VOILUTFunction": "SIGMOID"},
+            {"RescaleSlope": "0", "RescaleIntercept": "7"},
+            {"RescaleSlope": "0", "RescaleIntercept": "7", "WindowCenter": "7", "WindowWidth": "1"},
+        ]
+    ),
+)
+def test_what_a_window_or_rescale_hides_is_shown_by_percentiles(
+    rows: int, columns: int, bits: int, photometric: str, hidden: dict[str, str]
+) -> None:
+    y, x = np.mgrid[:rows, :columns]
+    values = (x / columns + y / rows) / 2 * ((1 << bits) - 1)
+    stored = values.astype(np.uint8 if bits == 8 else np.uint16)
+    prepared = pixels.prepare(decode.Decoded(gray_header(photometric, **hidden), stored, ""))
+    plain = pixels.prepare(decode.Decoded(gray_header(photometric), stored, ""))
+    assert not prepared.is_blank
+    assert prepared.notes == (PERCENTILES_SHOW_MORE,)
+    np.testing.assert_array_equal(prepared.display, plain.display)
+    assert plain.notes == ()
+
+
+def test_a_window_that_hides_contrast_that_a_negative_slope_inverts_leaves_it_inverted() -> None:
+    stored = np.tile(np.arange(200, dtype=np.uint8), (50, 1))
+    header = gray_header("MONOCHROME2", RescaleSlope="-1", WindowCenter="500", WindowWidth="9")
+    display = pixels.prepare(decode.Decoded(header, stored, "")).display
+    assert display[0, 0] == 1
+    assert display[0, -1] == 0
+
+
+def test_a_padding_value_that_cannot_be_read_is_refused_where_the_window_shows_nothing() -> None:
+    header = gray_header("MONOCHROME2", WindowCenter="5000", WindowWidth="9")
+    header.add_new("PixelPaddingValue", "LO", "none")
+    with pytest.raises(InputError, match="cannot be read"):
+        pixels.prepare(decode.Decoded(header, np.tile(np.arange(200, dtype=np.uint8), (50, 1)), ""))
+
+
+def test_a_rescale_beyond_all_numbers_leaves_the_stored_values() -> None:
+    stored = np.tile(np.arange(-30000, 30000, 300, dtype=np.int16), (50, 1))
+    header = gray_header("MONOCHROME2", RescaleSlope="5e303")
+    prepared = pixels.prepare(decode.Decoded(header, stored, ""))
+    assert prepared.notes == (PERCENTILES_SHOW_MORE,)
+    assert 0 <= prepared.display.min() < prepared.display.mean() < prepared.display.max() <= 1
+
+
+def test_colour_that_uses_next_to_nothing_of_its_range_is_shown_by_percentiles() -> None:
+    header = gray_header("RGB", SamplesPerPixel=3, BitsStored=16)
+    stored = np.tile(np.arange(200, dtype=np.uint16), (50, 1))
+    prepared = pixels.prepare(decode.Decoded(header, stored, ""))
+    assert prepared.notes == (PERCENTILES_SHOW_MORE,)
+    assert prepared.display.max() == 1
+
+
+@pytest.mark.parametrize("area", [1, 10])
+def test_no_xray_of_a_limb_is_blank(area: int, data_dir: Path) -> None:
+    """Nor is one that lies on a plate of ten times its area."""
+    paths = sorted((data_dir / "fracatlas" / "images").iterdir())[::11]
+    assert len(paths) > 300
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        assert image is not None
+        rows, columns = image.shape
+        edge = round((area**0.5 - 1) / 2 * rows), round((area**0.5 - 1) / 2 * columns)
+        plate = np.pad(image.astype(np.uint8), [(edge[0], edge[0]), (edge[1], edge[1])])
+        for window in ({}, {"WindowCenter": "128", "WindowWidth": "256"}):
+            header = gray_header("MONOCHROME2", **window)
+            prepared = pixels.prepare(decode.Decoded(header, plate, ""))
+            assert not prepared.is_blank, path.name
+            assert area > 1 or not prepared.notes, path.name
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
+from pacs_node.records import PERCENTILES_SHOW_MORE
 from support.odd_inputs.corpus import (
     CENTER,
     COLUMNS,
@@ -25,6 +27,7 @@ from support.odd_inputs.corpus import (
 S16 = np.int16
 NO_WINDOW: dict[str, object] = {"WindowCenter": None, "WindowWidth": None}
 PERCENTILE = "a percentile window was used"
+NOTHING = "failed: nothing to see: the image has no contrast"
 SIGMOID = "1 / (1 + exp(-4 (x - c) / w))"
 
 
@@ -57,6 +60,15 @@ def inside() -> NDArray[np.bool_]:
     made = np.zeros((ROWS, COLUMNS), bool)
     made[24:-24, 20:-20] = True
     return made
+
+
+def blank_with_frame_and_letter() -> FileDataset:
+    values = np.full((ROWS, COLUMNS), 700, np.uint16)
+    values[~inside()] = 0
+    cv2.putText(letter := np.zeros_like(values, np.uint8), "L", (30, 60), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2)
+    values[letter > 0] = 4095
+    values[::40, ::37] = 4000  # hot pixels
+    return xray(values, twelve(**NO_WINDOW))
 
 
 def item(data: bytes) -> bytes:
@@ -116,7 +128,9 @@ CASES = {
             "rescale slope 0",
             "maps every value to one: nothing can be seen",
             lambda: xray(RescaleSlope="0"),
-            shows=lambda: np.zeros((ROWS, COLUMNS), np.float32),
+            f"analyzed; {PERCENTILES_SHOW_MORE}",
+            shows=lambda: percentiles(stored()),
+            reads=(f"Image 1, PA: {PERCENTILES_SHOW_MORE}",),
             dcmtk=None,
         ),
         Case(
@@ -229,9 +243,52 @@ CASES = {
         ),
         Case(
             "window width 1",
-            "a step: black up to the center - 0.5, white above (PS3.3 C.11.2.1.2.1)",
+            "a step: black up to the center - 0.5, white above (PS3.3 C.11.2.1.2.1); no gray is left",
             lambda: xray(**window(1500, 1)),
-            shows=lambda: (stored() > 1499.5).astype(np.float32),
+            f"analyzed; {PERCENTILES_SHOW_MORE}",
+            shows=lambda: percentiles(stored()),
+            dcmtk=None,
+            reads=(PERCENTILES_SHOW_MORE,),
+        ),
+        Case(
+            "window 0/1",
+            "what some devices write for none; all is white",
+            lambda: xray(stored() + np.uint16(1), **window(0, 1)),
+            f"analyzed; {PERCENTILES_SHOW_MORE}",
+            shows=lambda: percentiles(stored()),
+            dcmtk=None,
+            reads=(PERCENTILES_SHOW_MORE,),
+        ),
+        Case(
+            "window 0/1 of MONOCHROME1",
+            "all is black, and the percentile window is inverted, too",
+            lambda: xray(
+                np.uint16(4095) - stored(),
+                twelve(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE"),
+                **window(-1, 1),
+            ),
+            f"analyzed; {PERCENTILES_SHOW_MORE}",
+            shows=lambda: 1 - percentiles(np.uint16(4095) - stored()),
+            dcmtk=None,
+            reads=(PERCENTILES_SHOW_MORE,),
+        ),
+        Case(
+            "window above all pixels",
+            "left in the header from before the values were rescaled; all is black",
+            lambda: xray(**window(40000, 1000)),
+            f"analyzed; {PERCENTILES_SHOW_MORE}",
+            shows=lambda: percentiles(stored()),
+            dcmtk=None,
+            reads=(PERCENTILES_SHOW_MORE,),
+        ),
+        Case(
+            "VOI LUT of one value",
+            "a failed export: all is one gray",
+            lambda: xray(None, NO_WINDOW, VOILUTSequence=lut(np.full(4096, 2048))),
+            f"analyzed; {PERCENTILES_SHOW_MORE}",
+            shows=lambda: percentiles(stored()),
+            dcmtk=None,
+            reads=(PERCENTILES_SHOW_MORE,),
         ),
         Case(
             "window width 0",
@@ -281,9 +338,27 @@ CASES = {
             "one value everywhere",
             "a blank exposure",
             lambda: xray(np.full((ROWS, COLUMNS), 700, np.uint16), twelve(**NO_WINDOW)),
-            "analyzed; all pixels have one value",
-            shows=lambda: np.zeros((ROWS, COLUMNS), np.float32),
-            dcmtk=None,
+            NOTHING,
+        ),
+        Case(
+            "one value everywhere, in a window",
+            "a blank exposure in the middle of its window",
+            lambda: xray(np.full((ROWS, COLUMNS), 1500, np.uint16), twelve()),
+            NOTHING,
+        ),
+        Case(
+            "one value but for rounding",
+            "a blank exposure that was computed in floating point",
+            lambda: xray(
+                np.random.default_rng(4).integers(699, 702, (ROWS, COLUMNS), np.uint16), twelve(**NO_WINDOW)
+            ),
+            NOTHING,
+        ),
+        Case(
+            "one value in a frame, with a letter",
+            "nothing but what the collimator and the device drew is to be seen",
+            blank_with_frame_and_letter,
+            NOTHING,
         ),
     ],
 }

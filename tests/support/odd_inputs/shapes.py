@@ -39,7 +39,7 @@ CASES = {
             "one pixel",
             "1 x 1",
             lambda: xray(stored()[90:91, 70:71], twelve()),
-            shows=lambda: plain()[90:91, 70:71],
+            "failed: nothing to see: the image has no contrast",
         ),
         Case("one row", "1 x 160", lambda: xray(stored()[90:91], twelve()), shows=lambda: plain()[90:91]),
         Case(
