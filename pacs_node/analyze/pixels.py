@@ -30,7 +30,7 @@ Of 3466 X-rays of limbs none has less than 0.085, nor, on a plate of ten times i
 _GRID = 256
 """Longest side of the sample in which shades are counted."""
 _SMOOTHED = 9
-"""Width of the median filter there; it takes away noise, hot pixels and the edges of letters."""
+"""Width of the median filter there; it removes noise, hot pixels and the edges of letters."""
 _SAME_GRAY = 2
 """How far apart, of 255, two grays may be that are seen as one."""
 _FLAT_AREAS = 3
@@ -88,12 +88,12 @@ def prepare(decoded: Decoded) -> Prepared:
         _note_aspect(header, notes)
         if not np.isfinite(brightness).all():
             raise InputError("the rescale or window of the image leads to values that are not numbers")
-        shaded = _shaded(brightness[sample])
+        shaded = _shaded(brightness, sample, stored)
         if shaded < LITTLE_CONTRAST:
             # As stored, too: a rescale or modality LUT may make all values one.
             for values in (modality, stored.astype(np.float64)):
                 other = _by_percentiles(values, stored, unsigned, header)
-                if (more := _shaded(other[sample])) >= max(NO_CONTRAST, 2 * shaded):
+                if (more := _shaded(other, sample, stored)) >= max(NO_CONTRAST, 2 * shaded):
                     brightness, shaded = other, more
                     notes.append(PERCENTILES_SHOW_MORE)
                     break
@@ -136,19 +136,27 @@ def _by_percentiles(
         return np.clip((values - low) / (high - low), 0, 1)
 
 
-def _shaded(picture: NDArray[np.float64]) -> float:
-    """The share of a picture (0..1) in shades of gray: not in its three commonest grays.
+def _shaded(
+    brightness: NDArray[np.float64], sample: NDArray[np.unsignedinteger], stored: StoredValues
+) -> float:
+    """The share of a sample of pixels in shades of gray: not in its three commonest grays.
 
-    A frame, a letter, saturated areas and noise make no shades; an X-ray of anything does.
+    A frame, a letter, saturated areas and rounding make no shades; an X-ray of anything does.
     """
-    grays = np.rint(picture * 255).astype(np.uint8)
-    if min(grays.shape) >= _SMOOTHED:
-        grays = np.asarray(cv2.medianBlur(grays, _SMOOTHED), np.uint8)
-    counts = np.bincount(grays.ravel(), minlength=256)
+    grays = np.rint(brightness * 255).astype(np.uint8)
+    by_value = grays[np.argsort(stored)]
+    picture = grays[sample]
+    if min(picture.shape) >= _SMOOTHED:
+        picture = np.asarray(cv2.medianBlur(picture, _SMOOTHED), np.uint8)
+    counts = np.bincount(picture.ravel(), minlength=256)
     for _ in range(_FLAT_AREAS):
-        near = np.convolve(counts, np.ones(2 * _SAME_GRAY + 1, np.intp), "same")
-        commonest = int(near.argmax())
-        counts[max(0, commonest - _SAME_GRAY) : commonest + _SAME_GRAY + 1] = 0
+        middle = int(np.convolve(counts, np.ones(2 * _SAME_GRAY + 1, np.intp), "same").argmax())
+        area = slice(max(0, middle - _SAME_GRAY), middle + _SAME_GRAY + 1)
+        is_commonest = by_value == area.start + counts[area].argmax()
+        counts[area] = 0
+        # A narrow window spreads neighboring stored values over distant grays; they differ by rounding.
+        counts[by_value[1:][is_commonest[:-1]]] = 0
+        counts[by_value[:-1][is_commonest[1:]]] = 0
     return float(counts.sum() / picture.size)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
@@ -40,7 +40,7 @@ def lut(values: list[int], first: int = 0, bits: int = 16) -> Sequence:
 
 
 def gray_header(photometric: str, **attributes: object) -> Dataset:
-    """What `pixels.prepare` needs to know of an image."""
+    """The attributes of an image that `pixels.prepare` needs."""
     header = Dataset()
     header.SamplesPerPixel, header.PhotometricInterpretation = 1, photometric
     for keyword, value in attributes.items():
@@ -164,6 +164,7 @@ def test_a_constant_image_is_blank(shown: Shown) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example(11, 11, 8, False, 0.125, 1, 0.0, None, "MONOCHROME1", "1")  # rounding, spread by the percentiles
 @given(
     rows=st.integers(1, 700),
     columns=st.integers(1, 700),
