@@ -89,10 +89,14 @@ class StorageSettings(_Section):
 class Peer(_Section):
     """Systems that may send; without any, every system may."""
 
-    name: str = Field(description="a name of your choice")
-    ae_title: AETitle = Field(description="calling AE title")
-    host: str = Field("", description="address, network (CIDR) or host name; empty = any")
-    reply_to: tuple[str, ...] = Field((), description="destinations of its studies; empty = all")
+    name: str = Field(examples=["pacs"], description="a name of your choice")
+    ae_title: AETitle = Field(examples=["ORTHANC"], description="calling AE title")
+    host: str = Field(
+        "", examples=["10.0.0.0/8"], description="address, network (CIDR) or host name; empty = any"
+    )
+    reply_to: tuple[str, ...] = Field(
+        (), examples=[["pacs"]], description="destinations of its studies; empty = all"
+    )
 
     @property
     def network(self) -> IPv4Network | IPv6Network | None:
@@ -114,11 +118,11 @@ class ApplicationEntity(_Section):
 class Destination(_Section):
     """Systems that receive the results."""
 
-    name: str = Field(description="a name of your choice")
+    name: str = Field(examples=["pacs"], description="a name of your choice")
     kind: Literal["dimse", "stow"] = Field("dimse", description="dimse = C-STORE, stow = DICOMweb STOW-RS")
-    ae_title: AETitle | None = Field(None, description="dimse: called AE title")
-    host: str = Field("", description="dimse: host name or address")
-    port: Port = Field(104, description="dimse: DICOM port")
+    ae_title: AETitle | None = Field(None, examples=["ORTHANC"], description="dimse: called AE title")
+    host: str = Field("", examples=["10.0.0.5"], description="dimse: host name or address")
+    port: Port = Field(104, examples=[4242], description="dimse: DICOM port")
     url: str = Field("", description="stow: DICOMweb service, e.g. https://pacs.example.org/dicom-web")
     username: str = Field("", description="stow: user name (HTTP Basic)")
     password: SecretStr = Field(SecretStr(""), description="stow: password")

@@ -10,13 +10,14 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import typer
+from pydantic import BaseModel, SecretStr
 
+from pacs_node import toml
 from pacs_node.cli import app
-from pacs_node.cli.explain import table
 from pacs_node.config import Settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,26 @@ LINKS = [
     for link in re.findall(r"\]\(([^)#]+)[)#]", page.read_text(encoding="utf-8"))
     if "://" not in link
 ]
+
+
+def table() -> str:
+    """The settings as docs/configuration.md lists them."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        repeated = get_origin(field.annotation) is tuple
+        lines += rows(f"[[{name}]]" if repeated else f"[{name}]", toml.submodel(field.annotation))
+    return "\n".join(lines)
+
+
+def rows(heading: str, section: type[BaseModel] | None) -> Iterator[str]:
+    assert section, heading
+    for key, field in section.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from rows(f"{heading[:-1]}.{key}]", type(field.default))
+            continue
+        value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        default = "required" if field.is_required() else "" if value is None else f"`{toml.value(value)}`"
+        yield f"| `{heading} {key}` | {default} | {field.description} |"
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from pacs_node import __version__
 from pacs_node.cli import administer, configure, inspect, labels, local, models, outbox, serve
@@ -89,11 +90,11 @@ def _print_version(wanted: bool) -> None:
 def root(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Configuration file; default: ./config.toml if it exists.")
+        Path | None, Option(help="Configuration file; default: ./config.toml if it exists.")
     ] = None,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: Annotated[bool, Option(help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Runs before every command."""

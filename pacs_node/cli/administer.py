@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from pacs_node.cli.context import Invocation, JsonOption, Table, console, emit, invocation, user_name
 from pacs_node.errors import ConfigError
@@ -19,28 +20,20 @@ if TYPE_CHECKING:
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Login name.")]
+NameArgument = Annotated[str, Argument(metavar="NAME", help="Login name.")]
 
 
 def doctor(
     context: typer.Context,
     loop: Annotated[
         str | None,
-        typer.Option(
-            metavar="DESTINATION",
-            help="Also send a phantom study there, and wait until the PACS has forwarded it to the node and "
-            "the results are back.",
-        ),
+        Option(metavar="DESTINATION", help="Send a phantom there; await its return and the results."),
     ] = None,
     as_: Annotated[
         str | None,
-        typer.Option(
-            "--as",
-            metavar="AE_TITLE",
-            help="--loop: calling AE title of the phantom's modality; many rules ignore what the node sends.",
-        ),
+        Option("--as", metavar="AE_TITLE", help="--loop: AE title of the phantom's modality."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="--loop: time limit of each stage.")] = 120,
+    seconds: Annotated[float, Option(min=1, help="--loop: time limit of each stage.")] = 120,
     as_json: JsonOption = False,
 ) -> None:
     """Check everything that the node needs, name what is wrong, and say how to correct it.
@@ -124,7 +117,7 @@ def migrate(context: typer.Context, as_json: JsonOption = False) -> None:
 def set_user(
     context: typer.Context,
     name: NameArgument,
-    role: Annotated[str, typer.Option(help="viewer, radiologist or admin.")],
+    role: Annotated[str, Option(help="viewer, radiologist or admin.")],
 ) -> None:
     """Add a user, or change role and password; the password is asked for or read from a pipe.
 

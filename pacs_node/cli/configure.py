@@ -7,29 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from pacs_node.cli.context import JsonOption, emit, invocation, working
 from pacs_node.errors import ConfigError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="The new file.")] = Path("config.toml"),
-    ae_title: Annotated[str | None, typer.Option(metavar="AE", help="The node's AE title.")] = None,
-    port: Annotated[int | None, typer.Option(help="The node's DICOM port.")] = None,
-    pacs_ae_title: Annotated[
-        str | None,
-        typer.Option(metavar="AE", help="The PACS's AE title: it may send, and gets the results."),
-    ] = None,
-    pacs_host: Annotated[str | None, typer.Option(metavar="HOST", help="Its host name or address.")] = None,
-    pacs_port: Annotated[int | None, typer.Option(help="Its DICOM port.")] = None,
-    retention_days: Annotated[
-        int | None, typer.Option(help="Delete studies this many days after delivery; 0 = never.")
-    ] = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Ask nothing.")] = False,
+    path: Annotated[Path, Argument(help="The new file.")] = Path("config.toml"),
+    ae_title: Annotated[str | None, Option(metavar="AE", help="The node's AE title.")] = None,
+    port: Annotated[int | None, Option(help="The node's DICOM port.")] = None,
+    pacs_ae_title: Annotated[str | None, Option(metavar="AE", help="AE title of your PACS.")] = None,
+    pacs_host: Annotated[str | None, Option(metavar="HOST", help="Its host name or address.")] = None,
+    pacs_port: Annotated[int | None, Option(help="Its DICOM port.")] = None,
+    retention_days: Annotated[int | None, Option(help="Days to keep delivered studies; 0 = all.")] = None,
+    defaults: Annotated[bool, Option("--defaults", help="Ask nothing.")] = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default.
 
-    On a terminal it asks for what the options do not state.
+    On a terminal it asks for what the options do not state. The PACS may send and gets the results.
 
     Example: pacs-node config init --pacs-ae-title ORTHANC --pacs-host 10.0.0.5 --pacs-port 4242
     """

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from pacs_node.errors import ConfigError, JournalError, PacsNodeError
 
@@ -145,9 +146,12 @@ def config_path(given: Path | None) -> Path | None:
     return given or (default if default.is_file() else None)
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, Option("--json", help="Print JSON.")]
+PathsArgument = Annotated[
+    list[Path], Argument(exists=True, metavar="PATH...", help="Files, or folders of files.")
+]
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="Study Instance UID.", autocompletion=complete_study)
+    str, Argument(metavar="STUDY", help="Study Instance UID.", autocompletion=complete_study)
 ]
 
 

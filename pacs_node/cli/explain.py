@@ -1,98 +1,46 @@
-"""The settings in words: as a documented file, as a table, and as sentences."""
+"""The settings in words: as a documented file and as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, SecretStr
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from pacs_node import toml
 from pacs_node.config import Destination, Peer, Settings
 from pacs_node.records import Outcome
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "peers": {"name": "pacs", "ae_title": "ORTHANC", "host": "10.0.0.0/8", "reply_to": ["pacs"]},
-    "destinations": {
-        "name": "pacs",
-        "kind": "dimse",
-        "ae_title": "ORTHANC",
-        "host": "10.0.0.5",
-        "port": 4242,
-    },
-}
-"""Tables that may be repeated, with an example of each."""
-
 
 def document(answers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
     """The documented configuration file: every key with its default, or the value that `answers` has.
 
-    Tables of `EXAMPLES` are commented out unless there are answers for them.
+    Tables that may be repeated, and keys that are absent by default, are commented out unless answered.
     """
     lines = ["# Configuration of pacs-node. Relative paths are relative to this file.", ""]
     for name, field in Settings.model_fields.items():
-        section, answer = _section(field), answers.get(name, {})
-        if name not in EXAMPLES:
-            lines += _documented(name, section, answer)
-            continue
-        lines += [f"# {section.__doc__}", f"{'' if answer else '# '}[[{name}]]"]
-        values = answer or EXAMPLES[name]
-        for key, item in section.model_fields.items():
-            line = f"{key} = {_value(values.get(key, _default(item)))}  # {item.description}"
-            lines.append(line if key in answer else f"# {line}")
-        lines.append("")
+        repeated = get_origin(field.annotation) is tuple
+        heading = f"[[{name}]]" if repeated else f"[{name}]"
+        lines += _documented(heading, toml.submodel(field.annotation), answers.get(name, {}), repeated)
     return "\n".join(lines)
 
 
-def _documented(name: str, section: type[BaseModel], answer: Mapping[str, Any]) -> list[str]:
-    lines, inner = [f"# {section.__doc__}", f"[{name}]"], []
+def _documented(
+    heading: str, section: type[BaseModel] | None, answer: Mapping[str, Any], repeated: bool = False
+) -> list[str]:
+    assert section, heading
+    lines, inner = [f"# {section.__doc__}", f"{'# ' if repeated and not answer else ''}{heading}"], []
     for key, field in section.model_fields.items():
-        if nested := toml.submodel(field.annotation):
-            inner += _documented(f"{name}.{key}", nested, {})
-        elif field.default is None:
-            lines.append(f"# {key} = {_value(_default(field))}  # {field.description}")
-        else:
-            lines.append(f"{key} = {_value(answer.get(key, field.default))}  # {field.description}")
+        if isinstance(field.default, BaseModel):
+            inner += _documented(f"{heading[:-1]}.{key}]", type(field.default), {})
+            continue
+        value = answer.get(key, field.examples[0] if field.examples else field.default)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        line = f"{key} = {toml.value(value)}  # {field.description}"
+        lines.append(f"# {line}" if key not in answer and (repeated or field.default is None) else line)
     return [*lines, "", *inner]
-
-
-def table() -> str:
-    """The settings as the table of docs/configuration.md."""
-    lines = ["| key | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        lines += _rows(f"[[{name}]]" if name in EXAMPLES else f"[{name}]", _section(field))
-    return "\n".join(lines)
-
-
-def _rows(heading: str, section: type[BaseModel]) -> Iterator[str]:
-    for key, field in section.model_fields.items():
-        nested = toml.submodel(field.annotation)
-        if nested and field.default is not None:
-            yield from _rows(f"{heading[:-1]}.{key}]", nested)
-            continue
-        required = field.default is PydanticUndefined
-        default = "required" if required else "" if field.default is None else f"`{_value(field.default)}`"
-        yield f"| `{heading} {key}` | {default} | {field.description} |"
-
-
-def _section(field: FieldInfo) -> type[BaseModel]:
-    section = toml.submodel(field.annotation)
-    assert section, field
-    return section
-
-
-def _default(field: FieldInfo) -> Any:
-    """The default, or an example if a key is absent by default."""
-    return field.examples[0] if field.examples else field.default
-
-
-def _value(value: Any) -> str:
-    if value is PydanticUndefined:
-        raise TypeError("a key without a default needs an example")
-    return toml.value(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
 
 def explain(settings: Settings) -> Iterator[tuple[str, str]]:

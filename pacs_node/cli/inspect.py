@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from pacs_node.cli.context import JsonOption, StudyArgument, Table, cell, emit, invocation, progress
 from pacs_node.errors import PacsNodeError
@@ -44,20 +45,16 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     if settings.web.enabled and not web:
         lines.append("web page: not running; see the log")
     state = {"ready": not missing, "roles": rows, "web": web, **counts}
-    columns = ("role", "host", "pid", "address", "ready")
-    emit(
-        {**state, "unreachable": unreachable, "disk_low": disk_low},
-        as_json,
-        Table(rows, columns, "no process is running"),
-        *lines,
-    )
+    state |= {"unreachable": unreachable, "disk_low": disk_low}
+    table = Table(rows, ("role", "host", "pid", "address", "ready"), "no process is running")
+    emit(state, as_json, table, *lines)
     if missing:
         raise typer.Exit(1)
 
 
 def studies(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="Number of studies, newest first.")] = 50,
+    limit: Annotated[int, Option(min=1, help="Number of studies, newest first.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List the studies that were received.

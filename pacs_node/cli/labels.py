@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from pacs_node.cli.context import JsonOption, Table, emit, invocation, working
 
 
 def import_labels(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv", exists=True, dir_okay=False)],
-    by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Author of the rows that do not name one.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be added.")] = False,
+    file: Annotated[Path, Argument(metavar="FILE.csv", exists=True, dir_okay=False)],
+    by: Annotated[str | None, Option(metavar="NAME", help="Author of rows that name none.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only report what would be added.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Record labels: a row for each study or image, with what was really there.
@@ -36,33 +35,24 @@ def import_labels(
 
     rows = feedback.read_csv(file, by)
     receipts = feedback.add(invocation(context).database, [label for _, label in rows], dry_run)
-    unknown = [
-        {
-            "line": line,
-            "study_instance_uid": label.study_instance_uid,
-            "sop_instance_uid": label.sop_instance_uid,
-        }
-        for (line, label), receipt in zip(rows, receipts, strict=True)
-        if receipt == feedback.Receipt.UNKNOWN
-    ]
+    unknown, lines = [], []
+    for (number, label), receipt in zip(rows, receipts, strict=True):
+        if receipt == feedback.Receipt.UNKNOWN:
+            image, study = label.sop_instance_uid, label.study_instance_uid
+            unknown.append({"line": number, "study_instance_uid": study, "sop_instance_uid": image})
+            lines.append(f"line {number}: {image or study} was never received; left out")
     counts = Counter(receipts)
     totals = {str(receipt): counts[receipt] for receipt in feedback.Receipt}
-    emit(
-        {"dry_run": dry_run, **totals, "never_received": unknown},
-        as_json,
-        *(
-            f"line {row['line']}: {row['sop_instance_uid'] or row['study_instance_uid']} was never received; "
-            "left out"
-            for row in unknown
-        ),
+    lines.append(
         f"{counts[feedback.Receipt.ADDED]} {'would be added' if dry_run else 'added'}, "
-        f"{counts[feedback.Receipt.KNOWN]} already known, {len(unknown)} never received",
+        f"{counts[feedback.Receipt.KNOWN]} already known, {len(unknown)} never received"
     )
+    emit({"dry_run": dry_run, **totals, "never_received": unknown}, as_json, *lines)
 
 
 def list_labels(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="Number of labels, newest first.")] = 50,
+    limit: Annotated[int, Option(min=1, help="Number of labels, newest first.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List the labels, each with the model's answer.

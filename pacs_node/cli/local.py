@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
-from pacs_node.cli.context import console, files_in, invocation, progress, working
+from pacs_node.cli.context import PathsArgument, console, files_in, invocation, progress, working
 
 
 def analyze(
     context: typer.Context,
-    paths: Annotated[
-        list[Path],
-        typer.Argument(exists=True, metavar="PATH...", help="DICOM, JPEG or PNG files, or folders."),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the results; default: beside the images.")
-    ] = None,
+    paths: PathsArgument,
+    out: Annotated[Path | None, Option(help="Folder for the results; default: beside the images.")] = None,
 ) -> None:
-    """Analyze images: write SR, SC, PNG and JSON, and print the reports.
+    """Analyze DICOM, JPEG and PNG files: write SR, SC, PNG and JSON, and print the reports.
 
     Example: pacs-node analyze wrist-pa.dcm wrist-lat.dcm --out results
     """
@@ -56,14 +52,13 @@ class PacsChoice(StrEnum):
 def demo(
     inputs: Annotated[
         list[Path] | None,
-        typer.Option("--input", exists=True, help="DICOM, JPEG or PNG, file or folder; may be repeated."),
+        Option("--input", exists=True, help="DICOM, JPEG, PNG or folder; repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("demo-output"),
-    pacs: Annotated[
-        PacsChoice,
-        typer.Option(help="auto: Orthanc if it is installed, else its container, else a stand-in."),
-    ] = PacsChoice.AUTO,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the storage of PACS and node.")] = False,
+    out: Annotated[Path, Option(help="Folder for results and logs.")] = Path("demo-output"),
+    pacs: Annotated[PacsChoice, Option(help="auto: Orthanc, else its container, else a stand-in.")] = (
+        PacsChoice.AUTO
+    ),
+    keep: Annotated[bool, Option("--keep", help="Keep the storage of PACS and node.")] = False,
 ) -> None:
     """Run a PACS and the node on this machine: the PACS forwards X-rays, the node answers into their studies.
 

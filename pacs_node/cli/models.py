@@ -5,49 +5,40 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from pacs_node import __file__ as package_file
 from pacs_node.cli.context import JsonOption, Table, console, emit, working
 from pacs_node.errors import InputError
 
 
+def _folder(help: str) -> Any:
+    return Option(exists=True, file_okay=False, help=help)
+
+
+def _file(help: str) -> Any:
+    return Option(exists=True, dir_okay=False, help=help)
+
+
 def train(
-    data: Annotated[
-        Path,
-        typer.Option(exists=True, file_okay=False, help="Data set: a table, a folder per class, or DICOM."),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the new model package, whose name becomes its id; not with --check."),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Settings of the run (TOML); default: the built-in."),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels of a folder of DICOM (CSV).")
-    ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder for the run's log and checkpoints.")] = Path("runs"),
-    positive: Annotated[
-        str | None, typer.Option(help="Folder or label of the positive class, if it has another name.")
-    ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only examine the data set.")] = False,
-    mend: Annotated[
-        bool, typer.Option("--mend", help="Leave out of train what val or test have too, and continue.")
-    ] = False,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Train although images are in several splits.")
-    ] = False,
+    data: Annotated[Path, _folder("Data set: a table, a folder per class, or DICOM.")],
+    out: Annotated[Path | None, Option(help="Folder of the new model package, named as its id.")] = None,
+    recipe: Annotated[Path | None, _file("Settings of the run (TOML); default: the built-in.")] = None,
+    labels: Annotated[Path | None, _file("Labels of a folder of DICOM files (CSV).")] = None,
+    runs: Annotated[Path, Option(help="Folder for the run's log and checkpoints.")] = Path("runs"),
+    positive: Annotated[str | None, Option(help="Folder or label of the positive class.")] = None,
+    check: Annotated[bool, Option("--check", help="Only examine the data set; needs no --out.")] = False,
+    mend: Annotated[bool, Option("--mend", help="Leave what leaks out of the earlier split.")] = False,
+    allow_leaks: Annotated[bool, Option("--allow-leaks", help="Train in spite of leaks.")] = False,
     ensemble: Annotated[
-        list[str] | None,
-        typer.Option(help="Another run whose best weights join the package; may be repeated."),
+        list[str] | None, Option(help="Another run that joins the package; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --check: print the result as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="With --check: print the result as JSON.")] = False,
     publish_only: Annotated[
-        bool, typer.Option("--publish-only", help="Do not train; publish the run's best weights.")
+        bool, Option("--publish-only", help="Do not train; publish the run's best weights.")
     ] = False,
 ) -> None:
     """Examine a data set, train a model on it, and write its package with card and figures.
@@ -100,24 +91,14 @@ def train(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the model package.")],
-    data: Annotated[
-        list[Path] | None, typer.Option(exists=True, file_okay=False, help="Data set; may be repeated.")
-    ] = None,
-    split: Annotated[
-        list[str] | None, typer.Option(help="train, val, test or all; may be repeated. Default: test.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels of a folder of DICOM files.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.html, figures and tables.")] = None,
-    robustness: Annotated[
-        int, typer.Option(min=0, help="Number of random images that are also tested with disturbances.")
-    ] = 100,
-    card: Annotated[
-        bool, typer.Option("--card", help="Write the package's metrics.json, figures and CARD.md.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+    model: Annotated[Path, _folder("Folder of the model package.")],
+    data: Annotated[list[Path] | None, _folder("Data set; may be repeated.")] = None,
+    split: Annotated[list[str] | None, Option(help="train, val, test (default) or all; repeatable.")] = None,
+    labels: Annotated[Path | None, _file("Labels of a folder of DICOM files (CSV).")] = None,
+    out: Annotated[Path | None, Option(help="Folder for report.html, figures and tables.")] = None,
+    robustness: Annotated[int, Option(min=0, help="Number of random images to disturb.")] = 100,
+    card: Annotated[bool, Option("--card", help="Write the package's figures and CARD.md.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Measure a model on labelled images; several data sets or splits stand side by side.
 
@@ -166,10 +147,7 @@ def evaluate(
 
 
 def list_models(
-    folder: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of model packages.")
-    ] = None,
-    as_json: JsonOption = False,
+    folder: Annotated[Path | None, _folder("Folder of model packages.")] = None, as_json: JsonOption = False
 ) -> None:
     """List the model packages that can be served.
 

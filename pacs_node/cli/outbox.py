@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from pacs_node.cli.context import (
     JsonOption,
+    PathsArgument,
     StudyArgument,
     Table,
     complete_destination,
@@ -29,13 +31,13 @@ if TYPE_CHECKING:
     from pacs_node.records import SendOutcome
 
 
+_DAY = "%Y-%m-%d"
+
+
 def retry(
     context: typer.Context,
     study: StudyArgument,
-    new: Annotated[
-        bool,
-        typer.Option("--new", help="Report it again in new objects with new UIDs, as an amended report."),
-    ] = False,
+    new: Annotated[bool, Option("--new", help="Report again in new objects, as an amended report.")] = False,
 ) -> None:
     """Try a study's failed images, its failed report and its undelivered results again, at once.
 
@@ -52,15 +54,9 @@ def retry(
 
 def quarantine(
     context: typer.Context,
-    retry: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="Try deliveries again: an id, a destination, or all.")
-    ] = None,
-    discard: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="Discard deliveries: an id, a destination, or all.")
-    ] = None,
-    reason: Annotated[
-        str, typer.Option(help="Why they are discarded, for the audit log; nothing about the patient.")
-    ] = "",
+    retry: Annotated[str | None, Option(metavar="WHICH", help="Retry an id, a destination, or all.")] = None,
+    discard: Annotated[str | None, Option(metavar="WHICH", help="Discard these; see --reason.")] = None,
+    reason: Annotated[str, Option(help="For the audit log; nothing about the patient.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List stuck deliveries, images and studies with the reason; retry or discard deliveries.
@@ -87,30 +83,16 @@ def quarantine(
         return
     rows = views.stuck(database, names)
     columns = ("id", "trouble", "destination", "study_instance_uid", "reason", "attempts", "since_at")
-    table = [
-        row
-        | {
-            "trouble": f"{row['trouble']} {row['role'] or row['what']}",
-            "reason": f"{_hexadecimal(row['last_status'])} {row['reason']}".strip(),
-        }
-        for row in rows
-    ]
+    table = [{**row, "trouble": f"{row['trouble']} {row['role'] or row['what']}"} for row in rows]
+    for row in table:
+        row["reason"] = f"{_hexadecimal(row['last_status'])} {row['reason']}".strip()
     emit(rows, as_json, Table(table, columns, "nothing needs attention"))
 
 
 def send(
     context: typer.Context,
-    paths: Annotated[
-        list[Path], typer.Argument(exists=True, metavar="PATH...", help="DICOM files, or folders of them.")
-    ],
-    to: Annotated[
-        str,
-        typer.Option(
-            metavar="DESTINATION",
-            help="Name of a configured destination.",
-            autocompletion=complete_destination,
-        ),
-    ],
+    paths: PathsArgument,
+    to: Annotated[str, Option(metavar="DESTINATION", autocompletion=complete_destination)],
     as_json: JsonOption = False,
 ) -> None:
     """Send DICOM files unchanged to a destination; fails unless it accepts all of them.
@@ -130,14 +112,12 @@ def send(
     with closing(sender.send_files(destination, settings.node.ae_title, files)) as answers:
         for path, outcome in progress(answers, f"sending to {to}", len(files)):
             sent = sender.judge(outcome, 1) == DeliveryState.SENT
-            rows.append(
-                {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
-            )
+            row = {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
+            rows.append(row)
             if database and outcome.comment != sender.NOT_DICOM:
                 _audit(database, path, to, outcome)
     table = [row | {"status": _hexadecimal(row["status"])} for row in rows]
-    columns = ("path", "sent", "status", "comment")
-    emit(rows, as_json, Table(table, columns, "no files"))
+    emit(rows, as_json, Table(table, ("path", "sent", "status", "comment"), "no files"))
     if not rows or not all(row["sent"] for row in rows):
         raise typer.Exit(1)
 
@@ -165,24 +145,13 @@ def _hexadecimal(status: object) -> str:
 
 def reconcile(
     context: typer.Context,
-    days: Annotated[int, typer.Option(min=0, help="Number of days before today, which is included.")] = 1,
-    since: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day, instead of --days.")
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day, instead of today.")
-    ] = None,
+    days: Annotated[int, Option(min=0, help="Number of days before today, which is included.")] = 1,
+    since: Annotated[datetime | None, Option(formats=[_DAY], help="First day, instead of --days.")] = None,
+    until: Annotated[datetime | None, Option(formats=[_DAY], help="Last day, instead of today.")] = None,
     destination: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Ask only this destination; default: all with a query AE.",
-            autocompletion=complete_destination,
-        ),
+        str | None, Option(help="Only this one; default: all.", autocompletion=complete_destination)
     ] = None,
-    fix: Annotated[
-        bool, typer.Option("--fix", help="Send missing results again and request missing images.")
-    ] = False,
+    fix: Annotated[bool, Option("--fix", help="Send missing results, request missing images.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the PACS for every study of some days and list what is missing on either side.
@@ -206,16 +175,9 @@ def reconcile(
     queried = [candidate for candidate in candidates if candidate.query_address]
     if not queried:
         raise ConfigError("--destination: no destination with an AE to query is configured")
-    gaps = compare(
-        settings,
-        invocation(context).database,
-        queried,
-        first,
-        last,
-        user_name(),
-        fix,
-        partial(progress, label="asking for studies"),
-    )
+    watch = partial(progress, label="asking for studies")
+    database = invocation(context).database
+    gaps = compare(settings, database, queried, first, last, user_name(), fix, watch)
     columns = ("missing", "destination", "study_instance_uid", "sop_instance_uid", "detail", "fixed")
     rows = [asdict(gap) for gap in gaps]
     emit(rows, as_json, Table(rows, columns, f"nothing is missing from {first} to {last}"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from pacs_node.cli.context import invocation
 from pacs_node.errors import ConfigError
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
     from pacs_node.config import Settings
 
-SupervisedOption = Annotated[
-    bool, typer.Option("--supervised", hidden=True, help="Stop when standard input is closed.")
-]
+SupervisedOption = Annotated[bool, Option("--supervised", hidden=True, help="Stop at the end of input.")]
 
 
 def serve(context: typer.Context) -> None:
@@ -63,9 +62,7 @@ def deliver(context: typer.Context, supervised: SupervisedOption = False) -> Non
 
 def housekeep(
     context: typer.Context,
-    run: Annotated[
-        str, typer.Option(metavar="JOB", help="Run one job of the schedule now, such as backup, and exit.")
-    ] = "",
+    run: Annotated[str, Option(metavar="JOB", help="Run one job now, such as backup, and exit.")] = "",
     supervised: SupervisedOption = False,
 ) -> None:
     """Run the scheduled jobs; of several such processes, only one is active.

@@ -349,11 +349,16 @@ def test_a_leaking_split_is_refused(bars: Path, tmp_path: Path) -> None:
         (tmp_path / "images" / name).write_bytes((bars / "images" / "4.png").read_bytes())
     rows = ["image,split,fractured,group", "0.png,train,1,0", "2.png,test,1,2"]
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
-    arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    answer = CliRunner().invoke(app, arguments)
+    arguments = ["train", "--data", str(tmp_path)]
+    answer = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
     assert isinstance(answer.exception, InputError)
     assert "--allow-leaks" in str(answer.exception)
-    assert CliRunner().invoke(app, [*arguments, "--check"]).exit_code == 1
+    checked = CliRunner().invoke(app, [*arguments, "--check"])
+    assert checked.exit_code == 1
+    assert "leaks: 1" in checked.output
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert "--out is needed" in refused.output
     assert not (tmp_path / "out").exists()
 
 
