@@ -73,17 +73,10 @@ class Database:
             yield transaction
             transaction.chain_events()
 
-    def audit(
-        self,
-        kind: AuditKind,
-        study_instance_uid: str | None = None,
-        sop_instance_uid: str | None = None,
-        /,
-        **details: Any,
-    ) -> None:
-        """Add an event to the audit log that goes with no other change."""
+    def audit(self, kind: AuditKind, /, *uids: str | None, **details: Any) -> None:
+        """Add an event to the audit log that goes with no other change; see `Transaction.audit`."""
         with self.write() as t:
-            t.audit(kind, study_instance_uid, sop_instance_uid, **details)
+            t.audit(kind, *uids, **details)
 
     def migrate(self) -> None:
         """Bring the schema to this version, forward only; makes a new journal if there is none.

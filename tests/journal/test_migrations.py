@@ -51,16 +51,6 @@ def test_the_migrations_give_the_schema(database: Database) -> None:
     assert made == wanted
 
 
-def test_the_names_of_constraints_are_those_of_the_schema(database: Database) -> None:
-    with database.read() as connection:
-        inspector = sa.inspect(connection)
-        for table in Base.metadata.sorted_tables:
-            made = {inspector.get_pk_constraint(table.name)["name"]}
-            made |= {key["name"] for key in inspector.get_foreign_keys(table.name)}
-            made |= {unique["name"] for unique in inspector.get_unique_constraints(table.name)}
-            assert made == {constraint.name for constraint in table.constraints}
-
-
 def test_the_command_prints_the_revision(empty: str, tmp_path: Path) -> None:
     environment = os.environ | {"PACS_NODE__STORAGE__DATABASE": empty}
     command = [sys.executable, "-m", "pacs_node", "db", "migrate"]
