@@ -38,6 +38,7 @@ from pacs_node.records import (
     ModelIdentity,
     Outcome,
     Result,
+    ResultRole,
     RunningRole,
     Study,
 )
@@ -180,10 +181,10 @@ def _analyze(database: Database, claim: queue.Claim[Instance]) -> None:
 
 def _report(database: Database, claim: queue.Claim[Study]) -> None:
     (study,) = claim.items
-    roles_ = ("SC",) * IMAGES + ("SR",)
+    roles = (ResultRole.SC,) * IMAGES + (ResultRole.SR,)
     results = tuple(
         Result(role, f"2.25.{study.id}.2.{n}", "1.2.840.10008", f"2.25.{study.id}.2", "0" * 64, 9, None)
-        for n, role in enumerate(roles_)
+        for n, role in enumerate(roles)
     )
     report = studies.StudyReport(
         study.revision, "0" * 64, MODEL, Outcome.NEGATIVE, "no fracture suspected", time.time(), results

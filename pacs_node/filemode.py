@@ -30,6 +30,7 @@ from pacs_node.records import (
     Outcome,
     ReportRequest,
     Result,
+    ResultRole,
 )
 from pacs_node.report.text import as_text
 
@@ -142,7 +143,7 @@ def _analyze_study(
     lines, report = skipped, Dataset()
     for result in made.results:
         dataset = dcmread(files.path(result.sha256))
-        if result.role == "SR":
+        if result.role is ResultRole.SR:
             report = dataset
         source = first if result.source_instance_id is None else result.source_instance_id
         lines += _write(result, dataset, paths[source], out)
@@ -162,7 +163,7 @@ def _write(result: Result, dataset: Dataset, path: Path, out: Path | None) -> li
     """Write one result as DICOM, an SC also as PNG, named after an image; returns the names."""
     target = _target(path, out, f".{result.role.lower()}.dcm")
     dataset.save_as(target, enforce_file_format=True)
-    if result.role != "SC":
+    if result.role is not ResultRole.SC:
         return [str(target)]
     picture = _target(path, out, ".png")
     Image.fromarray(dataset.pixel_array).save(picture)

@@ -35,6 +35,7 @@ from pacs_node.records import (
     Prediction,
     ReportRequest,
     Result,
+    ResultRole,
 )
 from pacs_node.report import check, sc, source, sr, uids, wording
 
@@ -181,9 +182,9 @@ def report_study(
             continue
         display = pixels.prepare(decode.read(files.path(image.instance.sha256))).display
         capture = sc.build(request, image, display, settings)
-        results.append(_store("SC", capture, request, files, image.instance.id))
+        results.append(_store(ResultRole.SC, capture, request, files, image.instance.id))
     document = sr.build(request, settings)
-    results.append(_store("SR", document, request, files, None))
+    results.append(_store(ResultRole.SR, document, request, files, None))
     return StudyResults(
         outcome=wording.outcome(request),
         summary=wording.summary(request, settings),
@@ -194,7 +195,7 @@ def report_study(
 
 
 def _store(
-    role: str, dataset: Dataset, request: ReportRequest, files: FileStore, source: int | None
+    role: ResultRole, dataset: Dataset, request: ReportRequest, files: FileStore, source: int | None
 ) -> Result:
     check.verify(dataset, request)
     stored = files.put(encoded(dataset))

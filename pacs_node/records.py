@@ -68,6 +68,13 @@ class DeliveryState(StrEnum):
     """Given up by an administrator; nothing is sent any more."""
 
 
+class ResultRole(StrEnum):
+    """The two kinds of results: a study's Structured Report and an image's Secondary Capture."""
+
+    SR = "SR"
+    SC = "SC"
+
+
 class Outcome(StrEnum):
     """What a report says of its study."""
 
@@ -377,8 +384,7 @@ class ReportRequest:
 class Result:
     """One object of ours that was checked and stored, ready to be delivered."""
 
-    role: str
-    """"SR" or "SC"."""
+    role: ResultRole
     sop_instance_uid: str
     sop_class_uid: str
     series_instance_uid: str
@@ -397,7 +403,7 @@ class Delivery:
     study_id: int
     study_instance_uid: str
     destination: str
-    role: str
+    role: ResultRole
     sop_instance_uid: str
     sop_class_uid: str
     sha256: str

@@ -15,7 +15,7 @@ from pacs_node.journal.database import Database
 from pacs_node.journal.queue import Claim
 from pacs_node.journal.schema import AuditRow, DeliveryRow, ResultRow, StudyRow, select_deliveries
 from pacs_node.journal.transaction import Transaction
-from pacs_node.records import AuditKind, Delivery, DeliveryState, Study
+from pacs_node.records import AuditKind, Delivery, DeliveryState, ResultRole, Study
 
 STALLED_ATTEMPTS = 10
 """After so many failed attempts, which with the back-off take about an hour, a delivery needs attention."""
@@ -104,7 +104,8 @@ def claim_deliveries(database: Database, destination: str, limit: int) -> Claim[
             .where(DeliveryRow.id.in_(ids))
             .order_by(ResultRow.role, DeliveryRow.id)
         )
-        return [Delivery(**row) for row in t.execute(query).mappings()]
+        rows = t.execute(query).mappings()
+        return [Delivery(**{**row, "role": ResultRole(row["role"])}) for row in rows]
 
     return queue.claim(database, DeliveryRow, oldest, pick, load)
 
@@ -116,7 +117,7 @@ def informed(database: Database, study: Study) -> set[str]:
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
         .where(
             ResultRow.study_id == study.id,
-            ResultRow.role == "SR",
+            ResultRow.role == ResultRole.SR,
             DeliveryRow.state != DeliveryState.DISCARDED,
         )
         .distinct()

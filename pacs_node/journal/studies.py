@@ -25,6 +25,7 @@ from pacs_node.records import (
     Outcome,
     Predecessor,
     Result,
+    ResultRole,
     Study,
     StudyState,
 )
@@ -106,7 +107,7 @@ def last_report(database: Database, study: Study) -> tuple[str, Outcome, Predece
             ResultRow.sop_class_uid,
         )
         .join(ResultRow, ResultRow.report_id == ReportRow.id)
-        .where(ReportRow.study_id == study.id, ResultRow.role == "SR")
+        .where(ReportRow.study_id == study.id, ResultRow.role == ResultRole.SR)
         .order_by(ReportRow.id.desc())
         .limit(1)
     )

@@ -22,7 +22,15 @@ from pacs_node.journal.schema import (
     select_instances,
 )
 from pacs_node.journal.studies import missing_images
-from pacs_node.records import DeliveryState, Finding, Instance, InstanceState, StudyState, VisibleState
+from pacs_node.records import (
+    DeliveryState,
+    Finding,
+    Instance,
+    InstanceState,
+    ResultRole,
+    StudyState,
+    VisibleState,
+)
 
 MOST_COUNTED = 1000
 """The worklist counts no further than this."""
@@ -114,7 +122,7 @@ def study(database: Database, study_instance_uid: str) -> dict[str, Any] | None:
         ReportRow.model_id,
         ReportRow.created_at,
         ResultRow.sha256.label("sr_sha256"),
-    ).outerjoin(ResultRow, sa.and_(ResultRow.report_id == ReportRow.id, ResultRow.role == "SR"))
+    ).outerjoin(ResultRow, sa.and_(ResultRow.report_id == ReportRow.id, ResultRow.role == ResultRole.SR))
     next_try = sa.case((DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.due_at), else_=None)
     results = sa.select(
         ResultRow.role,

@@ -14,7 +14,17 @@ from pacs_node.heatmap import HeatMap
 from pacs_node.journal import instances, queue, studies
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import DeliveryRow, ReportRow, ResultRow, StudyRow
-from pacs_node.records import Analysis, Arrival, Finding, Instance, ModelIdentity, Outcome, Result, Study
+from pacs_node.records import (
+    Analysis,
+    Arrival,
+    Finding,
+    Instance,
+    ModelIdentity,
+    Outcome,
+    Result,
+    ResultRole,
+    Study,
+)
 
 
 class Clock:
@@ -115,7 +125,7 @@ class Steps:
         (study,) = claim.items
         results = tuple(
             Result(role, f"2.25.{study.id}{study.revision}{number}", "1.2.840", "2.25.7", "f" * 64, 9, None)
-            for number, role in enumerate(("SC", "SR"))
+            for number, role in enumerate((ResultRole.SC, ResultRole.SR))
         )
         report = studies.StudyReport(
             study.revision, "e" * 64, self.model, Outcome.NEGATIVE, "summary", self.database.clock(), results
