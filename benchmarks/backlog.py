@@ -1,7 +1,7 @@
-"""How the journal bears a backlog: 20,000 instances in 10,000 studies, beside a small journal of 100 studies.
+"""The journal under a backlog of 20,000 instances in 10,000 studies, compared with a journal of 100 studies.
 
-What workers, deliverers and people ask of it, on SQLite and, with `--postgresql URL` of an empty database, on
-PostgreSQL. The backlog is worked off in part in each stage, so that the claims meet what they meet in life.
+Times the queries of workers, deliverers and people on SQLite and, with `--postgresql URL` of an empty
+database, on PostgreSQL. Each stage works off a part of the backlog, so that claims meet rows in realistic states.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def arrivals(study: int) -> list[Arrival]:
 
 
 class Measured:
-    """The seconds that each thing took, time by time, for one journal."""
+    """The durations of each operation on one journal."""
 
     def __init__(self, url: str, folder: Path, count: int, times: int) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -98,7 +98,7 @@ class Measured:
         self._times = times
 
     def run(self) -> None:
-        """Fill the journal and work a little of it off, measuring."""
+        """Fill the journal and work off a part of it, measuring."""
         with closing(open_database(self._url)) as database:
             for first in range(0, self._count, BATCH // IMAGES):
                 batch = range(first, min(first + BATCH // IMAGES, self._count))
@@ -136,7 +136,7 @@ class Measured:
         instances.register(database, [arrival for study in batch for arrival in arrivals(study)], 0.0)
 
     def _asked(self, database: Database, stage: str) -> None:
-        """What people and heartbeats ask for."""
+        """Time the queries of people and heartbeats."""
         running = RunningRole("worker", "here", 1, "", ready=True)
 
         def heartbeat() -> None:
@@ -157,7 +157,7 @@ class Measured:
         self.rss_mb[stage] = _rss_mb()
 
     def _restart(self, first: Callable[[Database], object]) -> None:
-        """What a process does first after it was started, from the connection to its first claim."""
+        """Time the start of a process, from the connection to its first claim."""
 
         def restart() -> None:
             with closing(open_database(self._url)) as database:
@@ -198,7 +198,7 @@ def _rss_mb() -> float:
 
 
 def compare(name: str, urls: tuple[str, str], folder: Path, count: int, times: int) -> list[dict[str, Any]]:
-    """Rows of what a small journal and one of `count` studies took, in ms, and the ratio of the medians."""
+    """Rows of the times for a small journal and one of `count` studies, and the ratio of the medians."""
     sizes = zip(urls, (SMALL, count), strict=True)
     small, large = (Measured(url, folder, size, times) for url, size in sizes)
     small.run()

@@ -1,4 +1,4 @@
-"""The fault harness at length: a thousand kills, and stalls, then look for what was lost.
+"""The long form of the fault harness: a thousand kills, and stalls, then a check for losses.
 
 Every round starts an empty node with a seed of its own, kills, lets it come to rest and checks the promise;
 see tests/support/faults/run.py. A violation ends the run with code 1 and names the seed, with which
@@ -36,7 +36,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print each round as JSON.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the folder of a failing round.")] = False,
 ) -> None:
-    """Kill, let come to rest, check; print what was found."""
+    """Kill, wait until the node is idle, check the invariants, and print the figures."""
     if database and rounds > 1:
         raise typer.BadParameter("a database can be used for one round only: --rounds 1")
     # What pynetdicom says of connections that break is what this is about.
@@ -82,8 +82,8 @@ def show(every: list[Figures]) -> None:
     console.print(", ".join(f"{point} {count}" for point, count in sorted(points.items())))
     every_point = {f"{when} {point}" for point in POINTS for when in ("before", "after")}
     console.print(f"points at which nothing died: {', '.join(sorted(every_point - set(points))) or 'none'}")
-    told = ", ".join(f"{point} {count}" for point, count in sorted(stalls.items()))
-    console.print(f"stalled for longer than their leases, before: {told}")
+    listing = ", ".join(f"{point} {count}" for point, count in sorted(stalls.items()))
+    console.print(f"stalled for longer than their leases, before: {listing}")
     console.print("the PACS: " + ", ".join(f"{mood} {count}" for mood, count in sorted(moods.items())))
 
 

@@ -1,4 +1,4 @@
-"""Damaged files, data sets and conversations by the thousand: does the node keep its promises?
+"""Thousands of damaged files, data sets and conversations: does the node answer each of them?
 
 Mutated files go through spool, intake, analysis and report, each on a new node in a child process, so that a
 decoder that crashes or hangs is seen and named. Each file must end analyzed, skipped, failed or refused, with
@@ -24,6 +24,7 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +49,7 @@ ALLOWED_MB = 30.0
 
 @dataclass
 class Findings:
-    """What came of all that was tried."""
+    """The outcomes of all cases."""
 
     tried: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -60,14 +61,14 @@ class Findings:
     slowest: tuple[float, str] = (0.0, "")
     growth_mb: dict[str, float] = field(default_factory=dict)
 
-    def say(self, what: str) -> None:
-        """Note what must never be, and print it at once."""
+    def add(self, what: str) -> None:
+        """Record a failure and print it at once."""
         self.wrong.append(what)
         print(f"WRONG: {what}", file=sys.stderr, flush=True)
 
 
 class Child:
-    """A process that tries one case after the other."""
+    """A child process that tries one case after the other."""
 
     def __init__(self, folder: Path, seed: str) -> None:
         self._folder, self._seed = folder, seed
@@ -86,7 +87,7 @@ class Child:
         self.tried = 0
 
     def ask(self, number: int) -> dict[str, Any] | str:
-        """What came of this case; a text where the process died of it, or had to be killed."""
+        """The outcome of this case; a text if the process died or had to be killed."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{number}\n".encode())
@@ -99,64 +100,66 @@ class Child:
             if not (read := self._process.stdout.read(1 << 16)):
                 how = self._process.wait()
                 self.end()
-                told = (self._folder / "errors").read_text(errors="replace")
-                places = [line.strip() for line in told.splitlines() if 'File "' in line]
+                errors = (self._folder / "errors").read_text(errors="replace")
+                places = [line.strip() for line in errors.splitlines() if 'File "' in line]
                 self._start()
-                return f"exit {how}: {places[0] if places else told[-200:]}"
+                return f"exit {how}: {places[0] if places else errors[-200:]}"
             answer += read
         self.tried += 1
-        found: dict[str, Any] = json.loads(answer)
-        return found
+        outcome: dict[str, Any] = json.loads(answer)
+        return outcome
 
     def end(self) -> None:
-        """Kill it, and close what leads to it."""
+        """Kill the process and close its pipes."""
         self._process.kill()
         self._process.communicate()
 
 
-def try_files(folder: Path, seed: str, numbers: range, data: Path, kept: Path, found: Findings) -> None:
-    """Mutated files, one after the other, through the whole node."""
+def try_files(folder: Path, seed: str, numbers: range, data: Path, kept: Path, findings: Findings) -> None:
+    """Run mutated files through the whole node, one after the other."""
     begin = files.seeds(data if data.is_dir() else None)
     (folder / "seeds").write_bytes(pickle.dumps(begin))
     child, memory = Child(folder, seed), list[float]()
     for count, number in enumerate(numbers):
         name = f"file {seed}-{number}"
         answer = child.ask(number)
-        found.tried["files"] += 1
+        findings.tried["files"] += 1
         if isinstance(answer, str):
-            found.outcomes["crash" if answer != "hang" else "hang"] += 1
-            found.crashes[answer] += 1
-            found.say(f"{name}: {answer}")
+            findings.outcomes["crash" if answer != "hang" else "hang"] += 1
+            findings.crashes[answer] += 1
+            findings.add(f"{name}: {answer}")
         else:
-            found.outcomes.update(answer["files"])
-            found.peak = max(found.peak, (answer["peak_mb"], f"{name}: {answer['what']}"))
-            found.slowest = max(found.slowest, (answer["seconds"], f"{name}: {answer['what']}"))
+            findings.outcomes.update(answer["files"])
+            findings.peak = max(findings.peak, (answer["peak_mb"], f"{name}: {answer['what']}"))
+            findings.slowest = max(findings.slowest, (answer["seconds"], f"{name}: {answer['what']}"))
             if child.tried == 1:
                 memory.clear()
             memory.append(answer["mb"])
             for what in answer["wrong"]:
-                found.say(f"{name}: {what}")
+                findings.add(f"{name}: {what}")
         if isinstance(answer, str) or answer["wrong"]:
             kept.mkdir(parents=True, exist_ok=True)
             for part, content in enumerate(files.case(seed, number, begin)[1]):
                 (kept / f"{seed}-{number}-{part}.dcm").write_bytes(content)
         if count % 500 == 499:
             print(
-                f"{count + 1} files: {told(found.outcomes)}; {memory[-1]:.0f} MB", file=sys.stderr, flush=True
+                f"{count + 1} files: {summary(findings.outcomes)}; {memory[-1]:.0f} MB",
+                file=sys.stderr,
+                flush=True,
             )
     child.end()
-    found.growth_mb["files"] = growth(memory)
+    findings.growth_mb["files"] = growth(memory)
 
 
 def growth(memory: list[float]) -> float:
-    """How much more was taken at the least among the last samples than among those after the first WARM."""
+    """Growth of the minimum from the samples after the first WARM to the last samples."""
     if len(memory) < 3 * WARM:
         return 0.0
     return round(min(memory[-WARM:]) - min(memory[WARM : 2 * WARM]), 1)
 
 
-def try_data_sets(folder: Path, count: int, seed: int, kept: Path, found: Findings) -> None:
-    """Data sets of arbitrary attributes, in a child process."""
+def try_data_sets(folder: Path, count: int, seed: int, kept: Path, findings: Findings) -> None:
+    """Try data sets of arbitrary attributes in a child process."""
     done = subprocess.run(
         [
             sys.executable,
@@ -172,19 +175,19 @@ def try_data_sets(folder: Path, count: int, seed: int, kept: Path, found: Findin
         text=True,
         check=False,
     )
-    found.tried["data sets"] += count
+    findings.tried["data sets"] += count
     for part in done.stdout.split(", "):
         what, _, number = part.strip().rpartition(" ")
-        found.outcomes[what] += int(number or 0)
+        findings.outcomes[what] += int(number or 0)
     if done.returncode:
-        found.say(f"data sets, seed {seed}: exit {done.returncode}: {done.stderr[-1500:]}")
+        findings.add(f"data sets, seed {seed}: exit {done.returncode}: {done.stderr[-1500:]}")
         if (folder / "failing.dcm").exists():
             kept.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / "failing.dcm", kept / f"data-set-{seed}.dcm")
 
 
-def try_streams(folder: Path, seed: str, numbers: range, found: Findings) -> None:
-    """Conversations of malformed PDUs, several at once, with one role `receive`."""
+def try_streams(folder: Path, seed: str, numbers: range, findings: Findings) -> None:
+    """Send conversations of malformed PDUs, several at once, to one role `receive`."""
     with (folder / "receive.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "support.fuzz.conversations", str(folder / "storage")],
@@ -202,35 +205,38 @@ def try_streams(folder: Path, seed: str, numbers: range, found: Findings) -> Non
             batch = range(start, min(start + BATCH, numbers.stop))
             streams = [pdus.stream(seed, number, recorded) for number in batch]
             for number, stream, took in zip(
-                batch, streams, senders.map(lambda one: conversations.send(port, one), streams), strict=True
+                batch,
+                streams,
+                senders.map(partial(conversations.send, port), streams),
+                strict=True,
             ):
-                found.tried["conversations"] += 1
-                found.outcomes[f"conversation {took}"] += 1
+                findings.tried["conversations"] += 1
+                findings.outcomes[f"conversation {took}"] += 1
                 if took == "hung":
-                    found.say(f"conversation {seed}-{number} never ended: {stream.what}")
+                    findings.add(f"conversation {seed}-{number} never ended: {stream.what}")
             name = f"conversations {seed}-{batch.start} to {batch.stop - 1}"
             if process.poll() is not None:
-                found.crashes[f"receive: exit {process.returncode}"] += 1
-                found.say(f"{name}: the role ended with {process.returncode}")
+                findings.crashes[f"receive: exit {process.returncode}"] += 1
+                findings.add(f"{name}: the role ended with {process.returncode}")
                 return
             # On a busy machine a sender may be so slow that it is cut off as one that stalls.
             if not any(conversations.echo_and_store(port) for _ in range(5)):
-                found.say(f"{name}: no C-ECHO or C-STORE afterwards")
+                findings.add(f"{name}: no C-ECHO or C-STORE afterwards")
             rest = rest or settled(role)
             if not comes_to(role, rest):
                 now = role.num_threads(), role.num_fds()
-                found.say(f"{name}: threads and descriptors {rest} before, {now} after")
+                findings.add(f"{name}: threads and descriptors {rest} before, {now} after")
             memory += [role.memory_info().rss / 1e6] * len(batch)
-    found.growth_mb["conversations"] = growth(memory)
+    findings.growth_mb["conversations"] = growth(memory)
     process.terminate()
     if process.wait(60):
-        found.say(f"the role `receive` ended with {process.returncode}")
-    if "Traceback" in (said := (folder / "receive.log").read_text(errors="replace")):
-        found.say(f"the role `receive` printed a traceback: {said[-1000:]}")
+        findings.add(f"the role `receive` ended with {process.returncode}")
+    if "Traceback" in (output := (folder / "receive.log").read_text(errors="replace")):
+        findings.add(f"the role `receive` printed a traceback: {output[-1000:]}")
 
 
 def settled(role: psutil.Process) -> tuple[int, int]:
-    """Threads and descriptors once nobody is connected any more."""
+    """Numbers of threads and descriptors once all connections are closed."""
     lowest = role.num_threads(), role.num_fds()
     end = time.monotonic() + 3 * conversations.STALL_SECONDS
     while time.monotonic() < end:
@@ -240,7 +246,7 @@ def settled(role: psutil.Process) -> tuple[int, int]:
 
 
 def comes_to(role: psutil.Process, rest: tuple[int, int]) -> bool:
-    """Whether it gets back to this many threads and descriptors."""
+    """Whether the role returns to these numbers of threads and descriptors."""
     end = time.monotonic() + 60
     while role.num_threads() > rest[0] or role.num_fds() > rest[1]:
         if time.monotonic() > end:
@@ -249,7 +255,7 @@ def comes_to(role: psutil.Process, rest: tuple[int, int]) -> bool:
     return True
 
 
-def told(counts: Counter[str]) -> str:
+def summary(counts: Counter[str]) -> str:
     """Counts in one line."""
     return ", ".join(f"{what} {count}" for what, count in sorted(counts.items()))
 
@@ -266,45 +272,45 @@ def main(
     keep: Annotated[Path, typer.Option(help="Where what fails is saved.")] = Path("fuzz-failures"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
-    """Try, count, and say what was wrong."""
+    """Try damaged input, count the outcomes, and report failures."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    found, begin = Findings(), time.monotonic()
+    findings, begin = Findings(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pacs-node-fuzz-", dir=memory_disk()) as place:
         folder = Path(place)
         if files:
-            try_files(folder, seed, range(first, first + files), data, keep, found)
+            try_files(folder, seed, range(first, first + files), data, keep, findings)
         if data_sets:
-            try_data_sets(folder, data_sets, int(seed), keep, found)
+            try_data_sets(folder, data_sets, int(seed), keep, findings)
         if streams:
-            try_streams(folder, seed, range(first, first + streams), found)
-    for what, mb in found.growth_mb.items():
+            try_streams(folder, seed, range(first, first + streams), findings)
+    for what, mb in findings.growth_mb.items():
         if mb > ALLOWED_MB:
-            found.say(f"{what}: {mb} MB more at the end than at the beginning")
+            findings.add(f"{what}: {mb} MB more at the end than at the beginning")
     rows: dict[str, Any] = {
         "seed": seed,
         "first": first,
-        "tried": dict(found.tried),
-        "outcomes": dict(found.outcomes),
-        "crashes": dict(found.crashes),
-        "peak": found.peak,
-        "slowest": found.slowest,
-        "growth_mb": found.growth_mb,
+        "tried": dict(findings.tried),
+        "outcomes": dict(findings.outcomes),
+        "crashes": dict(findings.crashes),
+        "peak": findings.peak,
+        "slowest": findings.slowest,
+        "growth_mb": findings.growth_mb,
         "seconds": round(time.monotonic() - begin),
-        "wrong": found.wrong,
+        "wrong": findings.wrong,
     }
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
         table = Table("", "", show_edge=False)
         for name, value in rows.items():
-            table.add_row(name, told(Counter(value)) if isinstance(value, dict) and value else str(value))
+            table.add_row(name, summary(Counter(value)) if isinstance(value, dict) and value else str(value))
         Console(width=110).print(table)
-    raise typer.Exit(1 if found.wrong else 0)
+    raise typer.Exit(1 if findings.wrong else 0)
 
 
 def memory_disk() -> str | None:
-    """A file system in memory, where there is one: a node for each case writes and syncs much."""
+    """A folder in memory if there is one, since a new node for each case writes and syncs much."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 

@@ -1,4 +1,4 @@
-"""How fast images come in: C-STORE to the node, to dcmtk's storescp and to Orthanc.
+"""The speed of receiving images: C-STORE to the node, to dcmtk's storescp and to Orthanc.
 
 One sender (dcmsend), one association, one disk; the servers take turns, so that whatever else the machine
 does hits all of them. The node answers when an image is durable; storescp leaves that to the system.
@@ -43,7 +43,7 @@ Server = tuple[Address, Callable[[], int]]
 
 
 def write_images(folder: Path, count: int, rows: int, columns: int) -> int:
-    """Write CR images of noise, uncompressed, four to a study; returns their bytes together."""
+    """Write CR images of noise, uncompressed, four to a study; returns their total size in bytes."""
     noise = np.random.default_rng(0)
     folder.mkdir()
     for number in range(count):
@@ -85,7 +85,7 @@ def wait(condition: Callable[[], object], what: str, seconds: float = 240) -> No
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -105,7 +105,7 @@ def node(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def storescp(folder: Path) -> Iterator[Server]:
-    """dcmtk's storescp, writing what it gets to a folder."""
+    """dcmtk's storescp, writing to a folder."""
     files, port = folder / "files", free_port()
     files.mkdir()
 
@@ -137,7 +137,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[Server]:
-    """Orthanc, counted by itself."""
+    """Orthanc, which counts its images itself."""
     with running_orthanc(folder) as server:
         yield server.address, lambda: int(server.rest.get("/statistics")["CountInstances"])
 
@@ -156,7 +156,7 @@ def send(images: Path, to: Address) -> None:
 
 
 def transfer(name: str, images: Path, count: int, folder: Path) -> tuple[float, float]:
-    """Send to a fresh server; seconds until the last answer, and until it counts all images.
+    """Send to a new server; seconds until the last answer, and until it counts all images.
 
     Raises PacsNodeError where some are missing.
     """

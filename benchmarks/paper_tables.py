@@ -1,4 +1,4 @@
-"""The paper's tables, and how much of its 99.8 % is leakage.
+"""The paper's tables, and the share of its 99.8 % that is leakage.
 
 The public "fracture" folders hold rotated copies of the same radiographs. Here `paper-cnn` is trained twice
 at the paper's settings on the very same files, originals and rotated copies, as many fractured as not: once
@@ -74,16 +74,16 @@ def main(
         folder = Path(name)
         files = _rotated(_balanced(dataset.load(data), images), copies, angle, folder, console)
         if study:
-            found = _study(files, recipe, folder, console)
+            results = _study(files, recipe, folder, console)
         else:
-            found = {
+            results = {
                 "copies on both sides": _run(_dealt(files), recipe, folder / "leaking", console),
                 "copies on one side": _run(files, recipe, folder / "clean", console),
             }
-            _table_i(found, console)
-    _summary(found, console)
+            _table_i(results, console)
+    _summary(results, console)
     if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def _balanced(samples: Sequence[Sample], images: int) -> list[Sample]:
@@ -119,7 +119,7 @@ def _rotated(
 
 
 def _dealt(files: Sequence[Sample]) -> list[Sample]:
-    """The same files in splits of the same sizes, at random."""
+    """The same files at random in splits of the same sizes."""
     order = np.random.default_rng(3).permutation(len(files))
     return [replace(sample, split=files[place].split) for sample, place in zip(files, order, strict=True)]
 
@@ -163,25 +163,25 @@ def _study(
     """Learning rate, batch size and filters around the paper's settings, on the clean split."""
     rates = {f"learning rate {r:g}": _with(recipe, learning_rate=r) for r in (0.0001, 0.001, 0.01)}
     batches = {f"batch {b}": _with(recipe, batch=b) for b in (64, 128, 256)}
-    found = {
+    results = {
         name: _run(files, changed, folder / name, console) for name, changed in {**rates, **batches}.items()
     }
     for filters in ((16, 32, 64), (32, 64, 128, 256)):
-        found[f"filters {filters}"] = _run(files, recipe, folder / str(filters), console, filters)
-    return found
+        results[f"filters {filters}"] = _run(files, recipe, folder / str(filters), console, filters)
+    return results
 
 
 def _with(recipe: Recipe, **changed: object) -> Recipe:
     return recipe.model_copy(update={"optimization": recipe.optimization.model_copy(update=changed)})
 
 
-def _table_i(found: dict[str, dict[str, object]], console: Console) -> None:
+def _table_i(results: dict[str, dict[str, object]], console: Console) -> None:
     table = Table(title="Table I: training loss, training accuracy, accuracy on images kept apart")
-    for heading in ("epoch", "paper", *found):
+    for heading in ("epoch", "paper", *results):
         table.add_column(heading, justify="right")
     for epoch, paper in TABLE.items():
         cells = [" ".join(f"{value:.4f}" for value in paper)]
-        for result in found.values():
+        for result in results.values():
             epochs = result["epochs"]
             assert isinstance(epochs, list)
             row = epochs[epoch] if epoch < len(epochs) else None
@@ -190,11 +190,11 @@ def _table_i(found: dict[str, dict[str, object]], console: Console) -> None:
     console.print(table)
 
 
-def _summary(found: dict[str, dict[str, object]], console: Console) -> None:
+def _summary(results: dict[str, dict[str, object]], console: Console) -> None:
     table = Table(title="Best epoch by AUC on validation, on the test split (the paper: 0.9985, 0.9982)")
     for heading in ("", "images", "accuracy", "sensitivity", "specificity", "AUC"):
         table.add_column(heading, justify="right")
-    for name, result in found.items():
+    for name, result in results.items():
         test, images = result["test"], result["images"]
         assert isinstance(test, dict)
         assert isinstance(images, dict)

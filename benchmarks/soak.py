@@ -1,4 +1,4 @@
-"""Hours of traffic: do memory, file descriptors and threads of the node's processes stay flat?
+"""Hours of traffic: do memory, file descriptors and threads of the node's processes stay constant?
 
 Studies at a steady rate, over associations of which some break off; a PACS with moods; TCP probes as load
 balancers send them, from a connection that is closed at once to half a PDU; and echo storms. The processes
@@ -34,7 +34,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.faults.invariants import Figures
-from support.faults.killer import Doom, Processes
+from support.faults.killer import Killer, Processes
 from support.faults.pacs import ScriptedPacs
 from support.faults.run import come_to_rest, free_port, write_config
 from support.faults.senders import Senders
@@ -54,7 +54,7 @@ ALLOWED = {"MB": 8.0, "descriptors": 4.0, "threads": 4.0}
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at one process."""
+    """One measurement of one process."""
 
     minute: float
     role: str
@@ -64,7 +64,7 @@ class Sample:
 
 
 def probe(port: int, dice: random.Random) -> None:
-    """One connection that never becomes an association."""
+    """Open a connection that never becomes an association."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         kind = dice.choice(("close", "reset", "half a header", "half a PDU", "HTTP", "silent"))
         if kind == "reset":
@@ -100,7 +100,7 @@ def storm(port: int) -> None:
 
 
 def repeat(enough: threading.Event, seconds: float, work: Callable[[], object]) -> threading.Thread:
-    """Do something again and again until it is enough."""
+    """Repeat an action until `enough` is set."""
 
     def loop() -> None:
         while not enough.wait(seconds):
@@ -112,8 +112,8 @@ def repeat(enough: threading.Event, seconds: float, work: Callable[[], object]) 
 
 
 def verdicts(samples: list[Sample]) -> list[dict[str, object]]:
-    """For each process and measure: first, last and highest value, growth over all, and what that means."""
-    found: list[dict[str, object]] = []
+    """For each process and measure: first, last and highest value, growth, and the verdict."""
+    rows: list[dict[str, object]] = []
     for role in dict.fromkeys(sample.role for sample in samples):
         mine = [sample for sample in samples if sample.role == role]
         for measure, values in (
@@ -125,7 +125,7 @@ def verdicts(samples: list[Sample]) -> list[dict[str, object]]:
             minutes = np.array([sample.minute for sample in mine[skipped:]])
             slope = float(np.polyfit(minutes, values[skipped:], 1)[0]) if len(minutes) > 2 else 0.0
             growth = slope * (mine[-1].minute - mine[skipped].minute)
-            found.append(
+            rows.append(
                 {
                     "role": role,
                     "measure": measure,
@@ -137,7 +137,7 @@ def verdicts(samples: list[Sample]) -> list[dict[str, object]]:
                     "verdict": "growing" if growth > ALLOWED[measure] else "flat",
                 }
             )
-    return found
+    return rows
 
 
 def main(
@@ -148,7 +148,7 @@ def main(
     database: Annotated[str, typer.Option(help="URL of an empty PostgreSQL database.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON.")] = False,
 ) -> None:
-    """Soak a node and say whether it grew."""
+    """Run a node under traffic and report whether it grew."""
     logging.disable(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="pacs-node-soak-"))
     images = folder / "images"
@@ -159,21 +159,21 @@ def main(
     journal = open_database(load(config).database_url)
     senders = Senders([port], images, seed, enough, journal)
     processes = Processes(folder, hurried=False)
-    doom = Doom(processes, [config], seed)
+    killer = Killer(processes, [config], seed)
     begin = time.monotonic()
     pacs.start()
     try:
-        doom.tend(deadly=False)
+        killer.step(deadly=False)
         senders.start()
         load_threads = [
             repeat(enough, 1 / PROBES_PER_SECOND, lambda: probe(port, dice)),
             repeat(enough, min(STORM_SECONDS, minutes * 20), lambda: storm(port)),
         ]
         while (elapsed := time.monotonic() - begin) < minutes * 60:
-            doom.tend(deadly=False)
+            killer.step(deadly=False)
             senders.allowed = 1 + int(elapsed * rate / 60)
             if elapsed >= (len(samples) // 4 + 0.5) * every:
-                for role, pid in doom.pids.items():
+                for role, pid in killer.pids.items():
                     process = psutil.Process(pid)
                     with process.oneshot():
                         megabytes = process.memory_info().rss / 1e6
@@ -189,30 +189,30 @@ def main(
             thread.join()
         pacs.calm()
         senders.join()
-        come_to_rest(figures, doom, senders, pacs, load(config))
+        come_to_rest(figures, killer, senders, pacs, load(config))
     finally:
         enough.set()
         processes.close()
         pacs.stop()
         journal.close()
     figures.seconds = round(time.monotonic() - begin, 1)
-    found = verdicts(samples)
+    rows = verdicts(samples)
     if as_json:
         everything = {
             "samples": [asdict(sample) for sample in samples],
-            "verdicts": found,
+            "verdicts": rows,
             "figures": figures.as_json(),
         }
         print(json.dumps(everything, indent=2))
     else:
-        table = Table(*found[0], show_edge=False)
-        for row in found:
+        table = Table(*rows[0], show_edge=False)
+        for row in rows:
             table.add_row(*map(str, row.values()))
         Console(width=110).print(table)
         print(f"{figures.studies} studies, {figures.images} images, {figures.sendings} C-STOREs to the PACS")
         print("; ".join(figures.violations[:10]) or "nothing lost, nothing twice")
     shutil.rmtree(folder)
-    raise typer.Exit(1 if figures.violations or any(row["verdict"] == "growing" for row in found) else 0)
+    raise typer.Exit(1 if figures.violations or any(row["verdict"] == "growing" for row in rows) else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the time goes between the last C-STORE response and the results in the PACS.
+"""The time from the last C-STORE response to the results in the PACS, stage by stage.
 
 Each stage by itself on a phantom study of two views of 5 megapixels, then the whole: the node as `serve`
 runs it, with a quiet period of 0 s and Orthanc as the PACS.
@@ -49,14 +49,14 @@ T = TypeVar("T")
 
 
 class Watch:
-    """Times steps; the first run of each warms up and does not count. `rows`: stage and unit to seconds."""
+    """Times steps; the first run of each is a warm-up and not counted. `rows`: stage and unit to seconds."""
 
     def __init__(self, repeat: int) -> None:
         self.repeat = repeat
         self.rows: dict[tuple[str, str], list[float]] = {}
 
     def time(self, stage: str, unit: str, step: Callable[[], T], before: Callable[[], object] = int) -> T:
-        """Run `before`, untimed, and `step`, so many times; the last result."""
+        """Run `before`, untimed, and `step` repeatedly; returns the last result."""
         seconds = self.rows[stage, unit] = []
         for _ in range(self.repeat + 1):
             before()
@@ -68,7 +68,7 @@ class Watch:
 
 
 def encodings(folder: Path, rows: int, columns: int) -> dict[str, list[Path]]:
-    """The study in every transfer syntax that can be made here; paths of its two views."""
+    """The study in every transfer syntax that this machine can write; paths of its two views."""
     made: dict[str, list[Path]] = {"uncompressed": [], "JPEG 2000": []}
     for number, view in enumerate(two_views(2, fractured=True, rows=rows, columns=columns)):
         made["uncompressed"].append(folder / f"{number}.dcm")
@@ -84,7 +84,7 @@ def encodings(folder: Path, rows: int, columns: int) -> dict[str, list[Path]]:
 
 
 def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings, pacs: OrthancRest) -> None:
-    """Every step of `pipeline` by itself, on real files, and the delivery to the PACS."""
+    """Time each step of `pipeline` on real files, and the delivery to the PACS."""
     for name, paths in studies.items():
         watch.time(f"decode, {name}", "image", partial(decode.read, paths[0]))
     image = decode.read(studies["uncompressed"][0])
@@ -93,9 +93,9 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
     size, stretch = model.manifest.input.size, model.manifest.input.stretch
     watch.time("letterbox", "image", partial(pixels.letterbox, display, size, stretch))
     network = Classifier(model, settings.model.device, ALWAYS_POSITIVE)
-    (said,) = watch.time("letterbox, network, Grad-CAM", "image", lambda: network.predict([display]))
+    (prediction,) = watch.time("letterbox, network, Grad-CAM", "image", lambda: network.predict([display]))
     watch.time("letterbox, network, Grad-CAM", "batch of 8", lambda: network.predict([display] * 8))
-    watch.time("regions", "image", partial(regions.find, said.heat_map, *display.shape))
+    watch.time("regions", "image", partial(regions.find, prediction.heat_map, *display.shape))
 
     files = FileStore(settings.storage.path)
     with closing(open_database(settings.database_url)) as journal:
@@ -139,7 +139,7 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
 
 
 def time_whole(watch: Watch, studies: dict[str, list[Path]], configuration: Path, node: Address) -> None:
-    """From the end of the sender's association to what the journal says of each step's last time."""
+    """Time from the end of the sender's association to each step's last event in the journal."""
     folder = configuration.parent
     command = [sys.executable, "-m", "pacs_node", "--config", str(configuration), "serve"]
     journal = open_database(load(configuration).database_url)
@@ -162,7 +162,7 @@ def time_whole(watch: Watch, studies: dict[str, list[Path]], configuration: Path
 
 
 def new_study(paths: Sequence[Path], outbox: Path) -> str:
-    """Put copies of images, as another study, into an empty folder; its Study Instance UID."""
+    """Copy images as a new study into an empty folder; returns its Study Instance UID."""
     shutil.rmtree(outbox, ignore_errors=True)
     outbox.mkdir()
     study = str(generate_uid(prefix=None))
@@ -175,7 +175,7 @@ def new_study(paths: Sequence[Path], outbox: Path) -> str:
 
 
 def is_delivered(journal: Database, uid: str) -> bool:
-    """Whether both images were analyzed and all results of the study were sent."""
+    """Whether both images were analyzed and all results of the study sent."""
     study = views.study(journal, uid) or {"state": "", "instances": []}
     analyzed = [image["state"] == "ANALYZED" for image in study["instances"]]
     return study["state"] == "DELIVERED" and analyzed == [True, True]

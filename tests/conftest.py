@@ -77,10 +77,10 @@ def tool(missing: Missing) -> Tool:
     """The path of an external program; without it the test is skipped, or fails with PACS_NODE_STRICT."""
 
     def find(name: str) -> Path:
-        found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-        if found is None:
+        path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+        if path is None:
             missing(name)
-        return Path(found)
+        return Path(path)
 
     return find
 

@@ -39,10 +39,10 @@ def test_analyze_writes_the_results_and_leaves_the_input(tmp_path: Path) -> None
         "1.dcm.sc.dcm",
     ]
     report = dcmread(tmp_path / "out" / "0.dcm.sr.dcm")
-    told = json.loads((tmp_path / "out" / "0.dcm.json").read_text())
-    assert told["study_instance_uid"] == report.StudyInstanceUID
-    assert told["summary"] in result.stdout
-    assert [0 <= image["probability"] <= 1 for image in told["images"]] == [True, True]
+    document = json.loads((tmp_path / "out" / "0.dcm.json").read_text())
+    assert document["study_instance_uid"] == report.StudyInstanceUID
+    assert document["summary"] in result.stdout
+    assert [0 <= image["probability"] <= 1 for image in document["images"]] == [True, True]
     with Image.open(tmp_path / "out" / "0.dcm.png") as picture:
         assert picture.size == (512, 640)
 

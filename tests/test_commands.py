@@ -203,7 +203,7 @@ def test_init_without_a_terminal_takes_its_answers_from_options(tmp_path: Path) 
     settings = load(tmp_path / "config.toml")
     assert settings.destinations[0].port == 104
     assert settings.peers[0].reply_to == ("pacs",)
-    for wrong, said in (
+    for wrong, message in (
         (("--pacs-port", 99999, "--pacs-ae-title", "A", "--pacs-host", "h"), "--pacs-port: "),
         (("--pacs-host", "h"), "need --pacs-ae-title"),
         (("--pacs-ae-title", "A"), "needs --pacs-host"),
@@ -211,7 +211,7 @@ def test_init_without_a_terminal_takes_its_answers_from_options(tmp_path: Path) 
     ):
         refused = run(tmp_path, "config", "init", "other.toml", *wrong)
         assert refused.returncode == 2
-        assert said in refused.stderr
+        assert message in refused.stderr
         assert not (tmp_path / "other.toml").exists()
     code, shown = on_a_terminal(
         tmp_path, [sys.executable, "-m", "pacs_node", "config", "init", "third.toml", "--defaults"]
@@ -249,9 +249,9 @@ body_parts = ["HAND", "FOOT"]
 path = {json.dumps(str(load(None).model.path))}
 """
     )
-    told = json.loads(run(tmp_path, "config", "check", "--json").stdout)
-    assert told["warnings"] == []
-    assert told["explained"][1:7] == [
+    document = json.loads(run(tmp_path, "config", "check", "--json").stdout)
+    assert document["warnings"] == []
+    assert document["explained"][1:7] == [
         "listens: as PACSNODE or OLD on 0.0.0.0:11112",
         "may send: VNA from 10.0.0.0/8; its results go to vna",
         "analyzes: CR and DX images of HAND and FOOT of studies of the last 7 days; stores and skips"
@@ -279,9 +279,9 @@ def test_the_audit_log_is_verified_as_json(tmp_path: Path) -> None:
     with database.write() as t:
         t.connection.exec_driver_sql("UPDATE audit SET event = 'changed'")
     database.close()
-    found = run(tmp_path, "audit", "verify", "--json")
-    assert found.returncode == 1
-    assert "altered" in json.loads(found.stdout)["problem"]
+    verified = run(tmp_path, "audit", "verify", "--json")
+    assert verified.returncode == 1
+    assert "altered" in json.loads(verified.stdout)["problem"]
 
 
 def test_the_shell_completes_destinations_and_studies(

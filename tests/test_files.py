@@ -18,9 +18,9 @@ def test_spooled_file_appears_only_after_its_inspection_and_keeps_the_bytes(tmp_
         seen.append((temporary.read_bytes(), store.spooled()))
         return "header"
 
-    item, found = store.spool([b"DICM", memoryview(b"rest")], inspect)
+    item, header = store.spool([b"DICM", memoryview(b"rest")], inspect)
     assert seen == [(b"DICMrest", [])]
-    assert found == "header"
+    assert header == "header"
     assert store.spooled() == [item]
     assert item.path.read_bytes() == b"DICMrest"
     assert item.sha256 == hashlib.sha256(b"DICMrest").hexdigest()

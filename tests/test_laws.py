@@ -97,5 +97,5 @@ def test_help_and_version_load_nothing_heavy(option: str) -> None:
 )
 def test_importing_starts_no_thread_and_needs_no_torch(module: str) -> None:
     code = f"import sys, threading, {module}; print(threading.active_count(), 'torch' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["1", "False"]
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["1", "False"]

@@ -80,9 +80,9 @@ def test_quarantine_lists_retries_and_discards(tmp_path: Path, pacs: Pacs, journ
     gone = run(tmp_path, "quarantine", "--retry", second)
     assert gone.returncode == 1
     assert f"{second}: no such delivery" in gone.stderr
-    told = [event for event in audit.events(journal) if event.event.startswith("delivery_")][2:]
-    assert [event.event for event in told] == ["delivery_retried", "delivery_discarded"]
-    assert {event.details["who"] for event in told} == {pwd.getpwuid(os.getuid()).pw_name}
+    changes = [event for event in audit.events(journal) if event.event.startswith("delivery_")][2:]
+    assert [event.event for event in changes] == ["delivery_retried", "delivery_discarded"]
+    assert {event.details["who"] for event in changes} == {pwd.getpwuid(os.getuid()).pw_name}
 
 
 def test_tables_are_printed_without_json(tmp_path: Path, pacs: Pacs, journal: Database) -> None:

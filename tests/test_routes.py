@@ -119,7 +119,7 @@ def test_a_changed_outcome_amends_every_delivered_report_and_completes_the_captu
     assert sorted(due["everything"]) == ["SC", "SC", "SR", "SR"]
     assert sorted(due["captures"]) == ["SC", "SC"]
     (amended,) = [
-        one for one in results(bench, first) if one["destination"] == "positives" and one["role"] == "SR"
+        row for row in results(bench, first) if row["destination"] == "positives" and row["role"] == "SR"
     ]
     assert dcmread(bench.files.path(amended["sha256"])).SeriesDescription.startswith("AMENDED")
 
@@ -144,7 +144,7 @@ def test_new_objects_have_new_uids_and_the_report_names_the_old_one(make_bench: 
     assert studies.retry_study(bench.database, image.StudyInstanceUID, "root", new=True)
     bench.work()
     rows = results(bench, image)
-    assert [(one["role"], one["state"]) for one in rows] == [
+    assert [(row["role"], row["state"]) for row in rows] == [
         ("SC", "DISCARDED"),
         ("SR", "DISCARDED"),
         ("SC", "PENDING"),

@@ -45,10 +45,10 @@ class Picky(Brightness):
         return replace(super().identity, body_parts=("WRIST",), scope_limit=self.scope_limit)
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
-        found = super().predict(images)
+        predictions = super().predict(images)
         return [
-            replace(one, scope=round(float(image.mean()) / self.limit, 4))
-            for one, image in zip(found, images, strict=True)
+            replace(prediction, scope=round(float(image.mean()) / self.limit, 4))
+            for prediction, image in zip(predictions, images, strict=True)
         ]
 
 
@@ -312,7 +312,7 @@ def test_the_same_is_said_of_files(bench: Bench, tmp_path: Path) -> None:
         assert f"{number}.dcm: skipped: {why}" in answer.text
     assert "Image 2" not in answer.text
     assert dcmread(tmp_path / "1.dcm.sr.dcm").CompletionFlag == "PARTIAL"
-    told = json.loads((tmp_path / "1.dcm.json").read_text())
-    assert [image["failure"] is None for image in told["images"]] == [True, False, False, False]
+    document = json.loads((tmp_path / "1.dcm.json").read_text())
+    assert [image["failure"] is None for image in document["images"]] == [True, False, False, False]
     (nothing,) = filemode.analyze_files(paths[:1], bench.settings, Picky(), tmp_path)
     assert nothing.text.endswith("5.dcm: skipped: modality RG is not accepted")

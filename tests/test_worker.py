@@ -159,8 +159,8 @@ def test_content_that_returns_is_reported_again_without_the_model(
     changed, again = image(), image()
     changed.PixelData = mirrored(changed)
     again.StudyDescription = "again"
-    for one in (image(), changed, again):
-        bench.receive(one)
+    for dataset in (image(), changed, again):
+        bench.receive(dataset)
         bench.work()
     conflicts = [e for e in bench.event_kinds(again) if e == "content_conflict"]
     assert len(conflicts) == 2
@@ -251,25 +251,25 @@ def test_a_study_that_cannot_be_analyzed_says_so_and_never_says_normal(
 
 
 def test_two_patients_under_one_study_are_never_merged(bench: Bench) -> None:
-    one, other = phantom.two_views(1, rows=160, columns=128)
+    dataset, other = phantom.two_views(1, rows=160, columns=128)
     other.PatientID = "SOMEBODY ELSE"
-    bench.receive(one, other)
+    bench.receive(dataset, other)
     bench.work()
-    study = bench.study(one)
+    study = bench.study(dataset)
     assert (study["state"], study["results"]) == ("FAILED", [])
     assert "identity conflict" in study["reason"]
 
 
 def test_images_that_disagree_about_the_patient_are_audited_by_keyword_only(bench: Bench) -> None:
-    one, other = phantom.two_views(1, rows=160, columns=128)
+    dataset, other = phantom.two_views(1, rows=160, columns=128)
     other.PatientName = "SOMEBODY^ELSE"
     other.AccessionNumber = "OTHER"
-    bench.receive(one, other)
+    bench.receive(dataset, other)
     bench.work()
-    (reported,) = [e for e in audit.events(bench.database, one.StudyInstanceUID) if e.event == "reported"]
+    (reported,) = [e for e in audit.events(bench.database, dataset.StudyInstanceUID) if e.event == "reported"]
     assert reported.details["mismatches"] == ["PatientName", "AccessionNumber"]
     assert "SOMEBODY" not in str(list(audit.events(bench.database)))
-    assert bench.results(one, "SR")[0].PatientName == "SOMEBODY^ELSE"
+    assert bench.results(dataset, "SR")[0].PatientName == "SOMEBODY^ELSE"
 
 
 def test_a_transient_model_error_is_retried(bench: Bench, image: Callable[..., FileDataset]) -> None:
@@ -391,14 +391,14 @@ def test_reports_of_failures_are_limited_for_each_reason(
 ) -> None:
     bench.settings = bench.settings.model_copy(update={"report": ReportSettings(failures_per_hour=2)})
     broken = [image(seed) for seed in range(5)]
-    for number, one in enumerate(broken):
-        del one.PixelData
+    for number, dataset in enumerate(broken):
+        del dataset.PixelData
         if number == 3:
-            one.PixelData = b""
-    for one in broken[:4]:
-        bench.receive(one)
+            dataset.PixelData = b""
+    for dataset in broken[:4]:
+        bench.receive(dataset)
     bench.work()
-    answered = [len(bench.results(one, "SR")) for one in broken[:4]]
+    answered = [len(bench.results(dataset, "SR")) for dataset in broken[:4]]
     assert answered == [1, 1, 0, 1]
     silent = bench.study(broken[2])
     assert (silent["state"], silent["reason"]) == ("FAILED", "the object has no pixel data")

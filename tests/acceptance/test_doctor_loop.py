@@ -64,14 +64,16 @@ def test_a_phantom_passes_the_whole_loop_or_doctor_names_the_step_that_failed(
     done = node.run("doctor", "--json", "--loop", "orthanc", "--as", "XRAY1")
     checks = json.loads(done.stdout)
     assert done.returncode == 0, [check for check in checks if check["state"] == "fail"]
-    told = {check["what"]: check for check in checks}
+    by_subject = {check["what"]: check for check in checks}
     stages = ["sent", "forwarded", "analyzed", "reported", "delivered", "found", "clean up"]
-    assert [what for what in told if what.startswith("loop: ")] == [f"loop: {stage}" for stage in stages]
-    assert "by C-FIND: SC, SC, SR" in told["loop: found"]["found"]
-    assert "PACSNODE^TEST" in told["loop: clean up"]["found"]
-    assert told["roles"]["state"] == told["DICOM port"]["state"] == "ok"
-    assert "held by our role receive" in told["DICOM port"]["found"]
-    assert "DOCTORNODE" in told["orthanc: its side"]["found"]
+    assert [what for what in by_subject if what.startswith("loop: ")] == [
+        f"loop: {stage}" for stage in stages
+    ]
+    assert "by C-FIND: SC, SC, SR" in by_subject["loop: found"]["found"]
+    assert "PACSNODE^TEST" in by_subject["loop: clean up"]["found"]
+    assert by_subject["roles"]["state"] == by_subject["DICOM port"]["state"] == "ok"
+    assert "held by our role receive" in by_subject["DICOM port"]["found"]
+    assert "DOCTORNODE" in by_subject["orthanc: its side"]["found"]
     for name in titles:
         orthanc.rest.call("DELETE", f"/modalities/{name}")
     # They are of today, which other tests ask this Orthanc about.

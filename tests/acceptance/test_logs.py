@@ -68,11 +68,11 @@ def images() -> list[FileDataset]:
     whole = telling(1, ImageComments=NAME)
     truncated = telling(2)
     truncated.PixelData = truncated.PixelData[:999]
-    one, other = telling(3), telling(4, PatientID=f"{ID}-2")
-    other.StudyInstanceUID = one.StudyInstanceUID
+    first, other = telling(3), telling(4, PatientID=f"{ID}-2")
+    other.StudyInstanceUID = first.StudyInstanceUID
     odd = telling(5, Rows=0, BodyPartExamined=NAME[:16], StationName=NAME[:16], Modality="CR")
     nameless = telling(6, StudyInstanceUID="", SOPInstanceUID=generate_uid())
-    return [whole, truncated, one, other, odd, nameless]
+    return [whole, truncated, first, other, odd, nameless]
 
 
 def test_log_lines_name_the_study_and_never_the_patient(
@@ -103,9 +103,9 @@ def test_log_lines_name_the_study_and_never_the_patient(
     for line in lines:
         if line["event"] in of_studies:
             assert line["study_instance_uid"] in studies, line
-    told = {(line["role"], line.get("study_instance_uid")) for line in lines}
-    assert {("receive", study) for study in studies} <= told
-    assert {("worker", study) for study in studies} <= told
+    logged = {(line["role"], line.get("study_instance_uid")) for line in lines}
+    assert {("receive", study) for study in studies} <= logged
+    assert {("worker", study) for study in studies} <= logged
     refused = [line for line in lines if line["event"] == "delivery" and line["status"]]
     assert {line["status"] for line in refused} >= {0xA700, 0x0110, 0xC001}
     assert {line["comment"] for line in refused} == {None}

@@ -64,10 +64,10 @@ def test_a_forwarded_study_gets_its_sr_and_scs(
     orthanc.upload(paths)
     wait_until(lambda: node.is_settled(2), 60)
     for study in {image.StudyInstanceUID for image in images}:
-        found = orthanc.rest.post(
+        listed = orthanc.rest.post(
             "/tools/find", {"Level": "Series", "Query": {"StudyInstanceUID": study}, "Expand": True}
         )
-        series = sorted((one["MainDicomTags"]["Modality"], len(one["Instances"])) for one in found)
+        series = sorted((entry["MainDicomTags"]["Modality"], len(entry["Instances"])) for entry in listed)
         assert ("SR", 1) in series
         assert ("OT", 2) in series
 
@@ -78,8 +78,8 @@ def test_a_forwarded_study_gets_its_sr_and_scs(
         referenced = {
             item.ReferencedSOPInstanceUID
             for evidence in parsed.CurrentRequestedProcedureEvidenceSequence
-            for one in evidence.ReferencedSeriesSequence
-            for item in one.ReferencedSOPSequence
+            for entry in evidence.ReferencedSeriesSequence
+            for item in entry.ReferencedSOPSequence
         }
         assert referenced == {image.SOPInstanceUID for image in images if image.StudyInstanceUID == study}
         for capture in (item for item in objects if item.Modality == "OT"):

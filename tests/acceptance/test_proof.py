@@ -82,8 +82,8 @@ def test_counting_commitment_and_reconciliation_with_a_real_pacs(
     today = datetime.now().astimezone().date()
 
     def gaps(day: date = today, fix: bool = False) -> list[tuple[str, str | None, bool]]:
-        found = reconcile(settings, database, settings.destinations, day, day, "tester", fix)
-        return [(gap.missing, gap.sop_instance_uid, gap.fixed) for gap in found]
+        gaps = reconcile(settings, database, settings.destinations, day, day, "tester", fix)
+        return [(gap.missing, gap.sop_instance_uid, gap.fixed) for gap in gaps]
 
     def show(study: str = uid) -> dict[str, Any]:
         return views.study(database, study) or {"reports": [], "state": "UNKNOWN"}
@@ -98,9 +98,9 @@ def test_counting_commitment_and_reconciliation_with_a_real_pacs(
     wait_until(settled(1), 90)
     (report,) = reports(orthanc, uid).values()
     assert report.CompletionFlag == "PARTIAL"
-    told = node.run("show", uid).stdout
-    assert f"1 of 2 images received, missing: {first.SOPInstanceUID}" in told
-    assert "1 image of this study in the PACS was not received." in told
+    output = node.run("show", uid).stdout
+    assert f"1 of 2 images received, missing: {first.SOPInstanceUID}" in output
+    assert "1 image of this study in the PACS was not received." in output
     assert {result["state"] for result in show()["results"]} == {"COMMITTED"}
 
     # It is found, and asked for; the report is amended. The results in the study are no gap.
@@ -111,7 +111,7 @@ def test_counting_commitment_and_reconciliation_with_a_real_pacs(
     (amended,) = [item for item in reports(orthanc, uid).values() if "PredecessorDocumentsSequence" in item]
     assert amended.CompletionFlag == "COMPLETE"
     counted = [event.details for event in audit.events(database, uid) if event.event == "study_counted"]
-    assert [(one["expected"], one["received"], one["complete"]) for one in counted] == [
+    assert [(event["expected"], event["received"], event["complete"]) for event in counted] == [
         (2, 1, False),
         (2, 2, True),
     ]

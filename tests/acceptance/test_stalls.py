@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.faults.doomed_role import ROLES, STALLED
-from support.faults.invariants import Check, Figures
+from support.faults.invariants import Figures, Invariants
 from support.faults.killer import Processes, is_alive
 from support.faults.pacs import ScriptedPacs
 from support.faults.run import free_port, unfinished, write_config
@@ -34,7 +34,7 @@ def test_sigterm_ends_a_role_whichever_thread_receives_it(tmp_path: Path, wait_u
     try:
         pids = [processes.start(role, config) for role in ROLES]
         with closing(open_database(load(config).database_url)) as journal:
-            wait_until(lambda: sum(one.ready for one in running(journal)) == len(pids), 60)
+            wait_until(lambda: sum(process.ready for process in running(journal)) == len(pids), 60)
         for pid in pids:
             others = {thread.id for thread in psutil.Process(pid).threads()} - {pid}
             assert ctypes.CDLL(None).tgkill(pid, min(others), signal.SIGTERM) == 0
@@ -79,7 +79,7 @@ def test_a_process_that_resumes_after_its_lease_expired_changes_nothing(
             ends = processes.deaths()
             assert [ends[pid] for pid in late] == ["end"] * len(late)
             figures = Figures("stalls")
-            Check(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()
+            Invariants(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()
             assert not figures.violations
         finally:
             enough.set()

@@ -30,9 +30,9 @@ def test_it_counts_cases_and_outcomes(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert found["tried"] == {"files": 4, "data sets": 3, "conversations": 8}
-    assert sum(found["outcomes"].values()) >= 15
+    figures = json.loads(done.stdout)
+    assert figures["tried"] == {"files": 4, "data sets": 3, "conversations": 8}
+    assert sum(figures["outcomes"].values()) >= 15
     assert not (tmp_path / "kept").exists()
 
 

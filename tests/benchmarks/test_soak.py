@@ -18,8 +18,8 @@ def verdict(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], object]:
 
     def judge(descriptors: list[int]) -> object:
         samples = [soak["Sample"](minute, "receive", 100.0, n, 3) for minute, n in enumerate(descriptors)]
-        (found,) = (row for row in soak["verdicts"](samples) if row["measure"] == "descriptors")
-        return found["verdict"]
+        (row,) = (row for row in soak["verdicts"](samples) if row["measure"] == "descriptors")
+        return row["verdict"]
 
     return judge
 

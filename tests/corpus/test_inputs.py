@@ -44,7 +44,7 @@ class Done:
     run: Run
 
     @property
-    def said(self) -> list[str]:
+    def words(self) -> list[str]:
         """The outcome of each file in one word."""
         return [re.split("[:;]", outcome)[0] for outcome in self.run.outcomes]
 
@@ -61,15 +61,15 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_outcomes_are_those_of_the_table(done: Done) -> None:
     assert len(done.run.outcomes) == len(done.case.outcomes)
-    for outcome, said in zip(done.run.outcomes, done.case.outcomes, strict=True):
-        if said.endswith("..."):
-            assert outcome.startswith(said.removesuffix("..."))
+    for outcome, expected in zip(done.run.outcomes, done.case.outcomes, strict=True):
+        if expected.endswith("..."):
+            assert outcome.startswith(expected.removesuffix("..."))
         else:
-            assert outcome == said
+            assert outcome == expected
 
 
 def test_the_classifier_is_given_the_right_pixels(done: Done) -> None:
-    assert len(done.run.shown) == done.said.count("analyzed")
+    assert len(done.run.shown) == done.words.count("analyzed")
     if done.case.shows is None or not done.run.shown:
         return
     expected = done.case.shows()
@@ -80,7 +80,7 @@ def test_the_classifier_is_given_the_right_pixels(done: Done) -> None:
 
 def test_every_admitted_image_is_reported_and_captured(done: Done) -> None:
     """A failure with its reason, each analyzed image with a capture like it."""
-    if not {"analyzed", "failed"} & set(done.said):
+    if not {"analyzed", "failed"} & set(done.words):
         assert not done.run.results
         return
     assert done.run.request
@@ -90,8 +90,8 @@ def test_every_admitted_image_is_reported_and_captured(done: Done) -> None:
             assert outcome.removeprefix("failed: ") in text
     for part in done.case.reads:
         assert part in text + done.run.summary
-    assert (wording.outcome(done.run.request) is Outcome.FAILED) == ("analyzed" not in done.said)
-    numbers = [number for number, what in enumerate(done.said) if what == "analyzed"]
+    assert (wording.outcome(done.run.request) is Outcome.FAILED) == ("analyzed" not in done.words)
+    numbers = [number for number, what in enumerate(done.words) if what == "analyzed"]
     assert set(done.run.results) == {"SR", *(f"SC{number}" for number in numbers)}
     for number, shown in zip(numbers, done.run.shown, strict=True):
         assert_pictured(done.run.result(f"SC{number}").pixel_array, shown)

@@ -93,15 +93,15 @@ def test_objects_are_valid(
             image.save_as(files[-1], enforce_file_format=True)
     assert len(set(files)) == 4
     for file in files:
-        said = subprocess.run(
+        output = subprocess.run(
             [tool("dciodvfy"), "-new", file], capture_output=True, text=True, timeout=60, check=True
         )
-        assert said.stderr.split() == ["DXImageForPresentation" if kind == "DX" else "CRImage"]
+        assert output.stderr.split() == ["DXImageForPresentation" if kind == "DX" else "CRImage"]
     for pair in (files[:2], files[2:]):
-        said = subprocess.run(
+        output = subprocess.run(
             [tool("dcentvfy"), *pair], capture_output=True, text=True, timeout=60, check=True
         )
-        assert (said.stdout + said.stderr).strip() == ""
+        assert (output.stdout + output.stderr).strip() == ""
 
 
 def test_writing_twice_gives_the_same_bytes() -> None:

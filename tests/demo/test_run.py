@@ -47,15 +47,15 @@ def demo(model: Path, out: Path, *options: str) -> subprocess.CompletedProcess[s
 
 def left_over(folder: Path) -> list[str]:
     """Command lines of processes that name a folder."""
-    found = []
+    lines = []
     for entry in Path("/proc").iterdir():
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
         if str(folder) in line:
-            found.append(line)
-    return found
+            lines.append(line)
+    return lines
 
 
 @pytest.mark.slow
@@ -82,9 +82,14 @@ def test_results_of_phantoms_come_back_into_the_pacs(
             with Image.open(picture) as shown:
                 assert shown.size == (1638, 2048)
         assert {dcmread(file).StudyInstanceUID for file in study.glob("*.dcm")} == {study.name}
-        told = json.loads((study / "study.json").read_text())
-        assert told["state"] == "DELIVERED"
-        assert {event["event"] for event in told["events"]} >= {"received", "analyzed", "reported", "sent"}
+        document = json.loads((study / "study.json").read_text())
+        assert document["state"] == "DELIVERED"
+        assert {event["event"] for event in document["events"]} >= {
+            "received",
+            "analyzed",
+            "reported",
+            "sent",
+        }
     assert not (folder / "pacs").exists()
     assert not (folder / "storage").exists()
     assert left_over(tmp_path) == []

@@ -73,8 +73,8 @@ def test_only_attributes_that_a_picture_lacks_are_missing(
     grey.save(tmp_path / "a.jpg")
     wrap(tmp_path / "a.jpg").save_as(tmp_path / "a.dcm", enforce_file_format=True)
     command = [str(tool("dciodvfy")), "-new", str(tmp_path / "a.dcm")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    errors = [line.split(" - ")[1:3] for line in said.stderr.splitlines() if line.startswith("Error")]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    errors = [line.split(" - ")[1:3] for line in output.stderr.splitlines() if line.startswith("Error")]
     assert errors == [
         ["</ImageLaterality(0020,0062)>", "Missing attribute for Type 1 Required"],
         ["</PatientOrientation(0020,0020)>", "Empty attribute (no value) for Type 1C Conditional"],

@@ -38,13 +38,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzBench]:
 
 
 def test_damaged_files_are_answered(bench: FuzzBench, begin: list[files.Seed]) -> None:
-    told = set()
+    outcomes = set()
     for number in range(FILES):
         what, contents = files.case("short", number, begin)
         outcome = bench.run(contents)
         assert outcome.wrong == [], f"{number}: {what}"
-        told.update(outcome.files)
-    assert {"analyzed", "failed", "refused", "skipped"} <= told
+        outcomes.update(outcome.files)
+    assert {"analyzed", "failed", "refused", "skipped"} <= outcomes
 
 
 def test_damaged_files_are_answered_on_postgresql(
@@ -102,7 +102,7 @@ def test_malformed_conversations_leave_no_threads_or_descriptors(port: int, wait
     threads, handles = threading.active_count(), descriptors()
     streams = [pdus.stream("short", number, recorded) for number in range(CONVERSATIONS)]
     with ThreadPoolExecutor(4) as senders:
-        took = list(senders.map(lambda one: conversations.send(port, one), streams))
+        took = list(senders.map(lambda stream: conversations.send(port, stream), streams))
     assert "hung" not in took
     assert {"answered", "hung up"} <= set(took)
     assert conversations.echo_and_store(port)

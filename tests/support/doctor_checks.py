@@ -28,7 +28,9 @@ def examine(settings: config.Settings, *wanted: str) -> list[Check]:
     with closing(Database(settings.database_url)) as database:
         steps = examination.steps(settings, "config.toml", database, image)
         chosen = [
-            one for one in steps if one.what in wanted or not (wanted or one.what in ("decoders", "model"))
+            step
+            for step in steps
+            if step.what in wanted or not (wanted or step.what in ("decoders", "model"))
         ]
         return [check for step in chosen for check in step.run()]
 

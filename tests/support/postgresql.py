@@ -125,12 +125,12 @@ class Server:
 def postgresql(missing: Callable[[object], NoReturn], free_port: Callable[[], int]) -> Iterator[Server]:
     """A running PostgreSQL."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[-3])
-    found = shutil.which("initdb") or next(reversed(installed), None)
-    if found is None:
+    initdb = shutil.which("initdb") or next(reversed(installed), None)
+    if initdb is None:
         missing("PostgreSQL")
     # Not under pytest's own folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
-        server = Server(Path(found).resolve().parent, Path(folder), free_port())
+        server = Server(Path(initdb).resolve().parent, Path(folder), free_port())
         server.create()
         yield server
         server.stop()

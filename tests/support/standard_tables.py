@@ -47,14 +47,14 @@ ALLOWED = {"SOP Common: (0018,A001) / (0018,1002): TagUnexpected": "DeviceUID ca
 def problems(dataset: Dataset) -> list[str]:
     """The problems that dicom-validator has with an object: module, tag within its sequences, message."""
     result = IODValidator(dataset, tables(), error_handler=ValidationResultHandlerBase()).validate()
-    found = [
+    lines = [
         f"{module}: {tag}: {error.code.name}"
         for module, errors in result.module_errors.items()
         for tag, error in errors.items()
     ]
-    if not found and result.status is not Status.Passed:
-        found = [result.status.name]
-    return [line for line in found if line not in ALLOWED]
+    if not lines and result.status is not Status.Passed:
+        lines = [result.status.name]
+    return [line for line in lines if line not in ALLOWED]
 
 
 @cache

@@ -95,10 +95,10 @@ def pixelmed(path: Path, *options: str) -> list[str]:
 
 def problems(path: Path) -> list[str]:
     """All problems of one file: an SR goes through all validators, anything else through dciodvfy."""
-    found = dciodvfy(path)
+    problems_ = dciodvfy(path)
     if dcmread(path, specific_tags=["Modality"]).Modality == "SR":
-        found += dsrdump(path) + pixelmed(path, "-checkcontentitemorder")
-    return found
+        problems_ += dsrdump(path) + pixelmed(path, "-checkcontentitemorder")
+    return problems_
 
 
 def _problems(command: list[str]) -> list[str]:

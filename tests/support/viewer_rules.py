@@ -83,8 +83,8 @@ def stone(report: Dataset) -> list[Shape]:
 
 
 def _outline(item: Dataset, evidence: list[str]) -> Shape:
-    found = shape(item)
-    uid, graphic, data = found
+    drawn = shape(item)
+    uid, graphic, data = drawn
     if code(item) != "111030" or code(item.ContentSequence[0]) != "111040":
         raise ViewerError("Stone: an outline is not named (111030, DCM), or its image not (111040, DCM)")
     if uid not in evidence:
@@ -93,7 +93,7 @@ def _outline(item: Dataset, evidence: list[str]) -> Shape:
         raise ViewerError("Stone: a graphic that it does not draw")
     if data[:2] != data[-2:]:
         raise ViewerError("Stone: an outline is not closed")
-    return found
+    return drawn
 
 
 def _stone_codes(item: Dataset) -> None:

@@ -105,10 +105,10 @@ def test_the_report_shows_its_region_on_the_right_image(viewer: Viewer, studies:
     viewer.open(study.uid)
     viewer.show("AI: Fracture suspected")
     viewer.page.get_by_text("No", exact=True).click()
-    said = viewer.annotations()
-    assert len(said) == 2
-    assert all("Certainty of Finding: 87.00 %" in text for text in said)
-    assert all("Wrist joint" in text for text in said)
+    texts = viewer.annotations()
+    assert len(texts) == 2
+    assert all("Certainty of Finding: 87.00 %" in text for text in texts)
+    assert all("Wrist joint" in text for text in texts)
     shot = viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[1])))
     viewer.keep("sr-positive")
     sides = sides_drawn(shot, place_on_screen(BOX, SIZE, shot.shape), GREEN)
@@ -142,10 +142,10 @@ def test_a_negative_report_is_not_a_black_page(viewer: Viewer, studies: dict[str
     viewer.show("AI: no fracture suspected")
     viewer.page.get_by_text("No", exact=True).click()
     viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[0])))
-    (said,) = viewer.annotations()
+    (texts,) = viewer.annotations()
     viewer.keep("sr-negative")
-    assert "Probability: 8.00 %" in said
-    assert "Fracture" not in said
+    assert "Probability: 8.00 %" in texts
+    assert "Fracture" not in texts
 
 
 def test_an_amended_report_stands_beside_the_one_it_replaces(
@@ -155,8 +155,8 @@ def test_an_amended_report_stands_beside_the_one_it_replaces(
     viewer.open(study.uid)
     viewer.show("AI: no fracture suspected")
     viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[0])))
-    (said,) = viewer.annotations()
-    assert "Probability: 12.00 %" in said
+    (texts,) = viewer.annotations()
+    assert "Probability: 12.00 %" in texts
     viewer.show("AMENDED (replaces")
     viewer.wait_for_likeness(partial(on_screen, displayed(study.sources[1])))
     assert all("Certainty of Finding: 93.00 %" in text for text in viewer.annotations())

@@ -54,7 +54,7 @@ class Figures:
         return asdict(self)
 
 
-class Check:
+class Invariants:
     """The invariants; each one that does not hold becomes a violation in the figures."""
 
     def __init__(
@@ -84,16 +84,16 @@ class Check:
         figures.sendings = sum(counts.total() for counts in self._pacs.sent.values())
         figures.repeats = figures.sendings - len(self._pacs.sent)
         for check in (
-            self._every_acknowledged_image_is_here,
-            self._every_study_has_its_answer_once,
-            self._what_was_sent_is_the_stored_file,
-            self._every_file_is_named,
-            self._the_audit_tells_it_all,
-            self._no_work_counted_twice,
+            self._every_acknowledged_image_is_stored,
+            self._every_study_has_one_answer,
+            self._sent_objects_are_the_stored_files,
+            self._every_file_has_a_row,
+            self._the_audit_log_is_complete,
+            self._no_revision_is_reported_twice,
         ):
             figures.violations += [f"{check.__name__[1:]}: {what}" for what in check()]
 
-    def _every_acknowledged_image_is_here(self) -> Iterator[str]:
+    def _every_acknowledged_image_is_stored(self) -> Iterator[str]:
         rows: dict[str, list[Any]] = {}
         for row in self._instances:
             rows.setdefault(row.sop_instance_uid, []).append(row)
@@ -106,13 +106,13 @@ class Check:
             if not image.acknowledged:
                 yield f"{image.uid}: never acknowledged"
                 continue
-            found = rows.get(image.uid, [])
-            if len(found) != 1:
-                yield f"{image.uid}: {len(found)} rows"
-            elif data_sha256(self._files.path(found[0].sha256)) != image.sha256:
+            kept = rows.get(image.uid, [])
+            if len(kept) != 1:
+                yield f"{image.uid}: {len(kept)} rows"
+            elif data_sha256(self._files.path(kept[0].sha256)) != image.sha256:
                 yield f"{image.uid}: what is kept is not what was sent"
 
-    def _every_study_has_its_answer_once(self) -> Iterator[str]:
+    def _every_study_has_one_answer(self) -> Iterator[str]:
         reports: dict[str, list[Dataset]] = {}
         captures: Counter[str] = Counter()
         for data in self._stored.values():
@@ -137,7 +137,7 @@ class Check:
             elif _evidence(last[0]) != images:
                 yield f"study {study_uid}: its last SR is not of all of its images"
 
-    def _what_was_sent_is_the_stored_file(self) -> Iterator[str]:
+    def _sent_objects_are_the_stored_files(self) -> Iterator[str]:
         results = {row.sop_instance_uid: row for row in self._results}
         delivered = {row.result_id for row in self._deliveries if row.state == DeliveryState.SENT}
         for row in self._results:
@@ -151,7 +151,7 @@ class Check:
             elif set(shas) != {data_sha256(self._files.path(results[uid].sha256))}:
                 yield f"{uid}: what was sent is not the stored file"
 
-    def _every_file_is_named(self) -> Iterator[str]:
+    def _every_file_has_a_row(self) -> Iterator[str]:
         named = {row.sha256 for row in self._instances} | {row.sha256 for row in self._results}
         kept = {path.stem for path in (self._files.root / "files").rglob("*.dcm")}
         self._figures.orphans = len(kept - named)
@@ -164,26 +164,26 @@ class Check:
         if unreadable.exists():
             yield f"set aside: {[path.name for path in unreadable.iterdir()]}"
 
-    def _the_audit_tells_it_all(self) -> Iterator[str]:
+    def _the_audit_log_is_complete(self) -> Iterator[str]:
         count, wrong = audit.verify(self._journal)
         if wrong:
             yield f"{wrong} (of {count})"
         with self._journal.read() as connection:
             rows = connection.execute(sa.select(AuditRow.event, AuditRow.sop_instance_uid, AuditRow.details))
-            told = [(row.event, row.sop_instance_uid, json.loads(row.details)) for row in rows]
-        events = Counter((event, uid) for event, uid, _ in told)
+            entries = [(row.event, row.sop_instance_uid, json.loads(row.details)) for row in rows]
+        events = Counter((event, uid) for event, uid, _ in entries)
         for row in self._instances:
             for event in ("received", "analyzed"):
                 if (times := events[event, row.sop_instance_uid]) != 1:
-                    yield f"{row.sop_instance_uid}: told {times} times that it was {event}"
+                    yield f"{row.sop_instance_uid}: recorded {times} times as {event}"
         for row in self._results:
             if (times := events["sent", row.sop_instance_uid]) != 1:
-                yield f"{row.sop_instance_uid}: its delivery is told {times} times"
-        reported = sum(event == "reported" for event, _, _ in told)
+                yield f"{row.sop_instance_uid}: its delivery is recorded {times} times"
+        reported = sum(event == "reported" for event, _, _ in entries)
         if reported != len(self._reports):
             yield f"{reported} times reported, {len(self._reports)} reports"
 
-    def _no_work_counted_twice(self) -> Iterator[str]:
+    def _no_revision_is_reported_twice(self) -> Iterator[str]:
         documents = Counter(row.report_id for row in self._results if row.role == "SR")
         revisions = Counter((row.study_id, row.revision) for row in self._reports)
         for row in self._reports:

@@ -77,7 +77,7 @@ class Life:
     wakes_at: float = 0.0
 
 
-class Doom:
+class Killer:
     """Keeps the roles running and kills them: at a point, at random, or all at once. Some only stall.
 
     `crew`: the roles of each machine.
@@ -103,7 +103,7 @@ class Doom:
         """A process of each role, the last one started."""
         return {self._places[number][0]: life.pid for number, life in self._running.items()}
 
-    def tend(self, deadly: bool) -> None:
+    def step(self, deadly: bool) -> None:
         """Start dead roles and kill those whose time is up; without `deadly`, kill none."""
         now = time.monotonic()
         if deadly and now > self._all_at:
@@ -114,19 +114,19 @@ class Doom:
         for number, (role, _) in enumerate(self._places):
             life = self._running.get(number)
             if life and not is_alive(life.pid):
-                self._bury(number, role, life.pid)
+                self._record_end(number, role, life.pid)
             elif life and life.stalls and psutil.Process(life.pid).status() == psutil.STATUS_STOPPED:
                 self._wake(life, now)
             elif life and now > life.dies_at:
                 self._kill(number, f"{role} at a random moment")
             if number not in self._running:
-                self._running[number] = self._bear(number, deadly, now)
+                self._running[number] = self._begin(number, deadly, now)
 
-    def spare(self) -> None:
+    def replace_all(self) -> None:
         """Replace every process by one that will not be killed."""
         for number in list(self._running):
             self._kill(number, "all at once")
-        self.tend(deadly=False)
+        self.step(deadly=False)
 
     def stop(self) -> None:
         """Send SIGTERM to all; a process that does not end, or not cleanly, is an error."""
@@ -142,7 +142,7 @@ class Doom:
             f"{role} ended with {ends.get(pid)}" for pid, role in pids.items() if ends.get(pid) != "end"
         ]
 
-    def _bear(self, number: int, deadly: bool, now: float) -> Life:
+    def _begin(self, number: int, deadly: bool, now: float) -> Life:
         (role, config), chance = self._places[number], self._lives[number]
         if not deadly:
             return Life(self._processes.start(role, config), float("inf"))
@@ -150,7 +150,7 @@ class Doom:
         if role in HELD and fate < 0.5:
             how, point = STALLED, chance.choice(HELD[role])
         elif fate < 0.8:
-            how, point = self._decks[number].pop() if self._decks[number] else self._deal(number)
+            how, point = self._decks[number].pop() if self._decks[number] else self._next_point(number)
         else:
             return Life(self._processes.start(role, config), now + chance.uniform(0.5, 6))
         rarely = (1,) if how == STALLED else (1, 1, 2, 3)
@@ -169,7 +169,7 @@ class Doom:
             self.stalls[life.stalls] += 1
             life.stalls, life.wakes_at, life.dies_at = "", 0.0, now + LEASE_SECONDS
 
-    def _deal(self, number: int) -> tuple[str, str]:
+    def _next_point(self, number: int) -> tuple[str, str]:
         """Shuffle the role's points: each is used once before any is used again."""
         role = self._places[number][0]
         points = [point for point, (roles, _, _) in POINTS.items() if role in roles]
@@ -186,7 +186,7 @@ class Doom:
         while is_alive(pid):
             time.sleep(0.002)
 
-    def _bury(self, number: int, role: str, pid: int) -> None:
+    def _record_end(self, number: int, role: str, pid: int) -> None:
         del self._running[number]
         how = self._processes.deaths().get(pid, "nobody knows how")
         if how.startswith(("before ", "after ")):

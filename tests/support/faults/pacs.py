@@ -150,7 +150,7 @@ class OrthancPacs:
     def stored(self) -> dict[str, bytes]:
         """By SOP Instance UID: the data sets that the node sent, as received."""
         rest = self._orthanc.rest
-        found = {}
+        data_sets = {}
         for instance in rest.get("/instances"):
             if rest.sender(instance) != self._node:
                 continue
@@ -158,6 +158,6 @@ class OrthancPacs:
             meta = dcmread(BytesIO(file), stop_before_pixels=True).file_meta
             data = file[132 + 12 + meta.FileMetaInformationGroupLength :]
             uid = str(meta.MediaStorageSOPInstanceUID)
-            found[uid] = data
+            data_sets[uid] = data
             self.sent[uid][hashlib.sha256(data).hexdigest()] = 1
-        return found
+        return data_sets

@@ -22,8 +22,8 @@ from pacs_node.journal.database import Database, open_database
 from pacs_node.journal.schema import DeliveryRow, InstanceRow, StudyRow
 from pacs_node.records import DeliveryState, InstanceState, StudyState
 from support.faults.doomed_role import ROLES
-from support.faults.invariants import Check, Figures
-from support.faults.killer import Doom, Processes
+from support.faults.invariants import Figures, Invariants
+from support.faults.killer import Killer, Processes
 from support.faults.pacs import OrthancPacs, ScriptedPacs
 from support.faults.senders import Senders
 
@@ -55,12 +55,12 @@ def run(
     database: str = "",
     machines: int = 1,
     pacs: ScriptedPacs | OrthancPacs | None = None,
-    told: Callable[[Figures], None] = lambda figures: None,
+    progress: Callable[[Figures], None] = lambda figures: None,
 ) -> Figures:
     """Kill and stall processes of a node `kills` times, wait until it is idle, and check the invariants.
 
     Each of the `machines` has all roles and a port of its own; they share the database and the folder.
-    `told` is called now and then with the figures so far.
+    `progress` is called now and then with the figures so far.
     """
     begin = time.monotonic()
     pacs = pacs or ScriptedPacs(free_port(), seed)
@@ -79,26 +79,26 @@ def run(
     processes = Processes(folder)
     # Of what can be claimed there are two everywhere: who stalls must find that the other took over.
     crew = tuple(ROLES) if machines > 1 else (*ROLES, "worker", "deliver")
-    doom = Doom(processes, configs, seed, crew)
+    killer = Killer(processes, configs, seed, crew)
     weather = random.Random(f"{seed} weather")
     changes_at = begin
     pacs.start()
     senders.start()
     try:
-        while doom.kills.total() < kills or doom.stalls.total() < kills // 10:
-            doom.tend(deadly=True)
-            figures.kills = doom.kills.total()
+        while killer.kills.total() < kills or killer.stalls.total() < kills // 10:
+            killer.step(deadly=True)
+            figures.kills = killer.kills.total()
             # As many as a node that keeps dying can cope with.
             senders.allowed = 4 + figures.kills
             if isinstance(pacs, ScriptedPacs) and time.monotonic() > changes_at:
                 changes_at = time.monotonic() + _change(pacs, weather)
-            told(figures)
+            progress(figures)
             time.sleep(0.01)
         pacs.calm()
-        doom.spare()
+        killer.replace_all()
         enough.set()
         senders.join()
-        come_to_rest(figures, doom, senders, pacs, settings)
+        come_to_rest(figures, killer, senders, pacs, settings)
     finally:
         enough.set()
         processes.close()
@@ -109,25 +109,25 @@ def run(
 
 
 def come_to_rest(
-    figures: Figures, doom: Doom, senders: Senders, pacs: ScriptedPacs | OrthancPacs, settings: Settings
+    figures: Figures, killer: Killer, senders: Senders, pacs: ScriptedPacs | OrthancPacs, settings: Settings
 ) -> None:
     """Wait until nothing is left to do, stop the processes and check the invariants."""
     with closing(Database(settings.database_url)) as journal:
         before, since = dict[str, int](), time.monotonic()
         while left := unfinished(journal, settings.storage.path):
-            doom.tend(deadly=False)
+            killer.step(deadly=False)
             if left != before:
                 before, since = left, time.monotonic()
             if time.monotonic() > since + SETTLE_SECONDS:
                 figures.violations.append(f"nothing moved for {SETTLE_SECONDS:.0f} s: {left}")
                 break
             time.sleep(0.1)
-        doom.stop()
-        figures.kills, figures.by_point = doom.kills.total(), dict(sorted(doom.kills.items()))
-        figures.stalls = dict(sorted(doom.stalls.items()))
-        figures.violations += doom.errors
+        killer.stop()
+        figures.kills, figures.by_point = killer.kills.total(), dict(sorted(killer.kills.items()))
+        figures.stalls = dict(sorted(killer.stalls.items()))
+        figures.violations += killer.errors
         figures.refused, figures.moods = dict(senders.failures), dict(pacs.moods)
-        Check(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()
+        Invariants(figures, journal, FileStore(settings.storage.path), senders.images, pacs).all()
 
 
 def write_config(folder: Path, number: int, port: int, database: str, ae_title: str, pacs_port: int) -> Path:

@@ -34,16 +34,16 @@ def small(seed: int) -> FileDataset:
 
 def record(port: int) -> list[bytes]:
     """The PDUs that send one small image: association request, C-STORE command and data, release request."""
-    told: list[bytes] = []
+    sent: list[bytes] = []
     image = small(1)
     ae = AE(ae_title="SENDER")
     ae.add_requested_context(image.SOPClassUID, "1.2.840.10008.1.2.1")
     ae.add_requested_context(VERIFICATION)
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_DATA_SENT, lambda event: told.append(event.data))]
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_DATA_SENT, lambda event: sent.append(event.data))]
     association = ae.associate("127.0.0.1", port, evt_handlers=handlers)
     assert association.send_c_store(image).Status == 0
     association.release()
-    return told
+    return sent
 
 
 def send(port: int, conversation: Stream, patience: float = 30.0) -> str:

@@ -53,12 +53,12 @@ def element(tag: int, vr: bytes, value: bytes) -> bytes:
 def base() -> tuple[bytes, dict[int, bytes]]:
     """The original X-ray: preamble and file meta, and its elements by tag."""
     data = as_bytes(xray())
-    found = files.elements(data)
+    known = files.elements(data)
     made = {}
-    for one in found:
-        group, number = struct.unpack_from("<HH", data, one.start)
-        made[group << 16 | number] = data[one.start : one.end]
-    return data[: found[0].start], made
+    for item in known:
+        group, number = struct.unpack_from("<HH", data, item.start)
+        made[group << 16 | number] = data[item.start : item.end]
+    return data[: known[0].start], made
 
 
 VALUES = st.one_of(
@@ -107,7 +107,7 @@ def main() -> None:
     """Try data sets; the smallest one that fails is left in the folder as failing.dcm."""
     count, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     fuzz_bench.quiet()
-    node, told = fuzz_bench.FuzzBench(folder / "node"), Counter[str]()
+    node, outcomes = fuzz_bench.FuzzBench(folder / "node"), Counter[str]()
 
     @seed(number)
     @settings(
@@ -120,7 +120,7 @@ def main() -> None:
     @given(any_file())
     def has_its_answer(content: bytes) -> None:
         outcome = node.run([content])
-        told.update(outcome.files)
+        outcomes.update(outcome.files)
         if outcome.wrong:
             (folder / "failing.dcm").write_bytes(content)
         assert not outcome.wrong, outcome.wrong
@@ -128,7 +128,7 @@ def main() -> None:
     try:
         has_its_answer()
     finally:
-        sys.stdout.write(", ".join(f"{what} {count}" for what, count in sorted(told.items())) + "\n")
+        sys.stdout.write(", ".join(f"{what} {count}" for what, count in sorted(outcomes.items())) + "\n")
 
 
 if __name__ == "__main__":

@@ -105,23 +105,23 @@ def seeds(real: Path | None) -> list[Seed]:
 def case(seed: str, number: int, begin: Sequence[Seed]) -> tuple[str, list[bytes]]:
     """The mutation's name, and the files of one study: mostly one, sometimes two versions of one."""
     dice = Random(f"{seed}-{number}")
-    real = [one for one in begin if one.real]
-    made = [one for one in begin if not one.real]
+    real = [chosen for chosen in begin if chosen.real]
+    made = [chosen for chosen in begin if not chosen.real]
     source = dice.choice(real if real and dice.random() < REAL_PART else made)
-    told, contents = [source.name], []
+    changes, contents = [source.name], []
     for _ in range(2 if dice.random() < 0.05 else 1):
         data = source.data
         for _ in range(dice.choice((1, 1, 1, 2, 3, 5))):
             change = dice.choice(CHANGES)
             data = change(dice, data, made)
-            told.append(change.__name__)
+            changes.append(change.__name__)
         contents.append(data)
-    return ", ".join(told), contents
+    return ", ".join(changes), contents
 
 
 def elements(data: bytes) -> list[Element]:
     """The elements of the data set in file order, as far as they can be read."""
-    found: list[Element] = []
+    known: list[Element] = []
     with suppress(InputError), parsing(lambda error: InputError(str(error))):
         dataset = dcmread(BytesIO(data))
         if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -132,8 +132,8 @@ def elements(data: bytes) -> list[Element]:
                 long = not element.is_implicit_VR and str(element.VR).encode() in LONG_VRS
                 value = element.value_tell
                 end = value + (element.length if element.length != 0xFFFFFFFF else len(element.value or b""))
-                found.append(Element(value - (12 if long else 8), value, end, not element.is_implicit_VR))
-    return [one for one in found if 0 <= one.start < one.value <= one.end <= len(data)]
+                known.append(Element(value - (12 if long else 8), value, end, not element.is_implicit_VR))
+    return [chosen for chosen in known if 0 <= chosen.start < chosen.value <= chosen.end <= len(data)]
 
 
 Change = Callable[[Random, bytes, Sequence[Seed]], bytes]
@@ -190,25 +190,25 @@ def go_on_as_another(dice: Random, data: bytes, others: Sequence[Seed]) -> bytes
 
 
 def swap_elements(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = elements(data)
-    if len(found) < 2:
+    known = elements(data)
+    if len(known) < 2:
         return data
-    one, other = sorted(dice.sample(found, 2), key=lambda element: element.start)
-    parts = data[one.start : one.end], data[other.start : other.end]
-    return data[: one.start] + parts[1] + data[one.end : other.start] + parts[0] + data[other.end :]
+    chosen, other = sorted(dice.sample(known, 2), key=lambda element: element.start)
+    parts = data[chosen.start : chosen.end], data[other.start : other.end]
+    return data[: chosen.start] + parts[1] + data[chosen.end : other.start] + parts[0] + data[other.end :]
 
 
 def swap_values(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
     """Swap the values and lengths of two elements with the same form of header."""
-    found = elements(data)
-    if len(found) < 2:
+    known = elements(data)
+    if len(known) < 2:
         return data
-    one, other = sorted(dice.sample(found, 2), key=lambda element: element.start)
-    first, second = data[one.value : one.end], data[other.value : other.end]
-    middle = data[one.end : other.start]
+    chosen, other = sorted(dice.sample(known, 2), key=lambda element: element.start)
+    first, second = data[chosen.value : chosen.end], data[other.value : other.end]
+    middle = data[chosen.end : other.start]
     return (
-        data[: one.start]
-        + _with_length(data, one, len(second))
+        data[: chosen.start]
+        + _with_length(data, chosen, len(second))
         + second
         + middle
         + _with_length(data, other, len(first))
@@ -218,67 +218,69 @@ def swap_values(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
 
 
 def drop_element(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = elements(data)
-    if not found:
+    known = elements(data)
+    if not known:
         return data
-    one = dice.choice(found)
-    return data[: one.start] + data[one.end :]
+    chosen = dice.choice(known)
+    return data[: chosen.start] + data[chosen.end :]
 
 
 def double_element(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = elements(data)
-    if not found:
+    known = elements(data)
+    if not known:
         return data
-    one, at = dice.choice(found), dice.choice(found).start
-    return data[:at] + data[one.start : one.end] + data[at:]
+    chosen, at = dice.choice(known), dice.choice(known).start
+    return data[:at] + data[chosen.start : chosen.end] + data[at:]
 
 
 def odd_value(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = [element for element in elements(data) if element.end - element.value < 2000]
-    if not found:
+    known = [element for element in elements(data) if element.end - element.value < 2000]
+    if not known:
         return data
-    one = dice.choice(found)
+    chosen = dice.choice(known)
     number = struct.pack(dice.choice(("<H", ">H", "<I", "<d")), dice.choice(ODD_NUMBERS))
     value = dice.choice((dice.choice(ODD_TEXTS), number, dice.randbytes(dice.randrange(20))))
     value += b" " * (len(value) % 2 and dice.random() < 0.8)
-    return data[: one.start] + _with_length(data, one, len(value)) + value + data[one.end :]
+    return data[: chosen.start] + _with_length(data, chosen, len(value)) + value + data[chosen.end :]
 
 
 def odd_number(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
     """Change one of the numbers that describe the pixels (group 0028, US)."""
-    found = [one for one in elements(data) if data[one.start : one.start + 2] in (b"\x28\0", b"\0\x28")]
-    found = [one for one in found if one.end - one.value == 2]
-    if not found:
+    known = [
+        chosen for chosen in elements(data) if data[chosen.start : chosen.start + 2] in (b"\x28\0", b"\0\x28")
+    ]
+    known = [chosen for chosen in known if chosen.end - chosen.value == 2]
+    if not known:
         return data
-    one = dice.choice(found)
-    order = ">H" if data[one.start] == 0 else "<H"
-    return data[: one.value] + struct.pack(order, dice.choice(ODD_NUMBERS)) + data[one.end :]
+    chosen = dice.choice(known)
+    order = ">H" if data[chosen.start] == 0 else "<H"
+    return data[: chosen.value] + struct.pack(order, dice.choice(ODD_NUMBERS)) + data[chosen.end :]
 
 
 def odd_length(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = elements(data)
-    if not found:
+    known = elements(data)
+    if not known:
         return data
-    one = dice.choice(found)
-    length = dice.choice((*ODD_LENGTHS, *(one.end - one.value + off for off in (-2, -1, 1, 2, 8))))
-    return data[: one.start] + _with_length(data, one, length) + data[one.value :]
+    chosen = dice.choice(known)
+    length = dice.choice((*ODD_LENGTHS, *(chosen.end - chosen.value + off for off in (-2, -1, 1, 2, 8))))
+    return data[: chosen.start] + _with_length(data, chosen, length) + data[chosen.value :]
 
 
 def odd_vr(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = [element for element in elements(data) if element.explicit]
-    if not found:
+    known = [element for element in elements(data) if element.explicit]
+    if not known:
         return data
-    at = dice.choice(found).start + 4
+    at = dice.choice(known).start + 4
     return data[:at] + dice.choice(VRS) + data[at + 2 :]
 
 
 def odd_tag(dice: Random, data: bytes, _: Sequence[Seed]) -> bytes:
-    found = elements(data)
-    if not found:
+    known = elements(data)
+    if not known:
         return data
-    at = dice.choice(found).start
+    at = dice.choice(known).start
     tag = dice.choice(
-        (data[(one := dice.choice(found)).start : one.start + 4], dice.randbytes(4), b"\xfe\xff\r\xe0")
+        (data[(chosen := dice.choice(known)).start : chosen.start + 4], dice.randbytes(4), b"\xfe\xff\r\xe0")
     )
     return data[:at] + tag + data[at + 4 :]
 

@@ -94,11 +94,11 @@ class FuzzBench(Bench):
 
     def _look(self, contents: Sequence[bytes], refused: Sequence[str | None], outcome: Outcome) -> None:
         events = list(audit.events(self.database))
-        told = {event.details.get("sha256"): event for event in events if "sha256" in event.details}
+        registered = {event.details.get("sha256"): event for event in events if "sha256" in event.details}
         seen: set[str] = set()
         for content, why in zip(contents, refused, strict=True):
             sha256 = hashlib.sha256(content).hexdigest()
-            event = told.get(sha256)
+            event = registered.get(sha256)
             if event is None:
                 outcome.wrong.append("no audit line tells of a file")
             elif (event.event == "unreadable") != (why is not None):
@@ -109,7 +109,7 @@ class FuzzBench(Bench):
             elif sha256 in seen:
                 outcome.files.append("duplicate")
             else:
-                self._look_at_file(sha256, {one.event for one in events}, outcome)
+                self._look_at_file(sha256, {item.event for item in events}, outcome)
             seen.add(sha256)
         if audit.verify(self.database)[1] is not None:
             outcome.wrong.append("the audit log does not hold")
@@ -198,14 +198,14 @@ def main() -> None:
         what, contents = files.case(seed, int(line), begin)
         start, before = time.monotonic(), memory_mb("VmRSS")
         outcome = bench.run(contents)
-        told = {
+        registered = {
             **asdict(outcome),
             "what": what,
             "seconds": round(time.monotonic() - start, 2),
             "peak_mb": round(memory_mb("VmHWM") - before, 1),
             "mb": round(memory_mb("VmRSS"), 1),
         }
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(registered) + "\n")
         sys.stdout.flush()
 
 

@@ -34,14 +34,14 @@ def stream(seed: str, number: int, recorded: Sequence[bytes]) -> Stream:
     """The conversation of this number, always the same for one seed and recording."""
     dice = Random(f"{seed}-{number}")
     pdus = list(recorded)
-    told = []
+    changes = []
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         change = dice.choice(CHANGES)
         pdus = change(dice, pdus)
-        told.append(change.__name__)
+        changes.append(change.__name__)
     pieces = tuple(_torn(dice, pdus) if dice.random() < 0.15 else pdus)
     end = dice.choice(("close", "close", "close", "reset", "abort", "wait"))
-    return Stream(", ".join(told), pieces, dice.random() < 0.7, end)
+    return Stream(", ".join(changes), pieces, dice.random() < 0.7, end)
 
 
 Change = Callable[[Random, list[bytes]], list[bytes]]
@@ -63,20 +63,22 @@ def noise_in_a_pdu(dice: Random, pdus: list[bytes]) -> list[bytes]:
 
 
 def flip_bits(dice: Random, pdus: list[bytes]) -> list[bytes]:
-    made = [bytearray(one) for one in pdus]
+    made = [bytearray(data) for data in pdus]
     for _ in range(dice.choice((1, 1, 2, 8))):
-        one = dice.choice(made)
-        if one:
-            one[dice.randrange(min(len(one), dice.choice((6, 120, len(one)))))] ^= 1 << dice.randrange(8)
-    return [bytes(one) for one in made]
+        chosen = dice.choice(made)
+        if chosen:
+            chosen[dice.randrange(min(len(chosen), dice.choice((6, 120, len(chosen)))))] ^= (
+                1 << dice.randrange(8)
+            )
+    return [bytes(data) for data in made]
 
 
 def wrong_length(dice: Random, pdus: list[bytes]) -> list[bytes]:
     number = dice.randrange(len(pdus))
-    one = pdus[number]
-    real = max(0, len(one) - 6)
+    chosen = pdus[number]
+    real = max(0, len(chosen) - 6)
     length = dice.choice((*ODD_LENGTHS, real + 1, max(0, real - 1), real + 2, max(0, real - 6)))
-    return [*pdus[:number], one[:2] + struct.pack(">L", length) + one[6:], *pdus[number + 1 :]]
+    return [*pdus[:number], chosen[:2] + struct.pack(">L", length) + chosen[6:], *pdus[number + 1 :]]
 
 
 def flood(dice: Random, pdus: list[bytes]) -> list[bytes]:
@@ -88,48 +90,50 @@ def flood(dice: Random, pdus: list[bytes]) -> list[bytes]:
 
 def items(request: bytes) -> tuple[bytes, list[bytes]]:
     """The fixed part of an A-ASSOCIATE-RQ, and its variable items (PS3.8 9.3.2)."""
-    fixed, rest, found = request[:74], request[74:], []
+    fixed, rest, parts = request[:74], request[74:], []
     while len(rest) >= 4:
         size = 4 + struct.unpack_from(">H", rest, 2)[0]
-        found.append(rest[:size])
+        parts.append(rest[:size])
         rest = rest[size:]
-    return fixed, found
+    return fixed, parts
 
 
 def change_items(dice: Random, pdus: list[bytes]) -> list[bytes]:
     """Change number, order, length or nesting of the request's items, mostly of presentation contexts."""
     if len(pdus[0]) < 80:
         return pdus
-    fixed, found = items(pdus[0])
-    contexts = [item for item in found if item[:1] == b"\x20"] or [b"\x20\0\0\0"]
+    fixed, parts = items(pdus[0])
+    contexts = [item for item in parts if item[:1] == b"\x20"] or [b"\x20\0\0\0"]
     kind = dice.choice(("drop", "double", "many", "shuffle", "length", "id", "empty", "deep", "long", "flip"))
-    if kind == "drop" and found:
-        found.pop(dice.randrange(len(found)))
-    elif kind == "double" and found:
-        found.append(dice.choice(found))
+    if kind == "drop" and parts:
+        parts.pop(dice.randrange(len(parts)))
+    elif kind == "double" and parts:
+        parts.append(dice.choice(parts))
     elif kind == "many":
-        found += [one[:4] + bytes([number & 255]) + one[5:] for number in range(300) for one in contexts[:1]]
+        parts += [
+            item[:4] + bytes([number & 255]) + item[5:] for number in range(300) for item in contexts[:1]
+        ]
     elif kind == "shuffle":
-        dice.shuffle(found)
+        dice.shuffle(parts)
     elif kind == "empty":
-        found.append(bytes([dice.randrange(256)]) + b"\0\0\0")
+        parts.append(bytes([dice.randrange(256)]) + b"\0\0\0")
     elif kind == "long":
-        found.append(struct.pack(">BBH", dice.choice((0x10, 0x20, 0x50)), 0, 0xFFFF) + b"1" * 0xFFFF)
-    elif found:
-        number = dice.randrange(len(found))
-        one = bytearray(found[number])
+        parts.append(struct.pack(">BBH", dice.choice((0x10, 0x20, 0x50)), 0, 0xFFFF) + b"1" * 0xFFFF)
+    elif parts:
+        number = dice.randrange(len(parts))
+        chosen = bytearray(parts[number])
         if kind == "length":
-            one[2:4] = struct.pack(">H", dice.choice(ODD_LENGTHS) & 0xFFFF)
+            chosen[2:4] = struct.pack(">H", dice.choice(ODD_LENGTHS) & 0xFFFF)
         elif kind == "id":
-            one[4:5] = bytes([dice.choice((0, 2, 255, 128, dice.randrange(256)))])
+            chosen[4:5] = bytes([dice.choice((0, 2, 255, 128, dice.randrange(256)))])
         elif kind == "deep":
-            at = dice.randrange(min(4, len(one)), len(one) + 1)
-            one[at:at] = dice.choice(contexts)
-            one[2:4] = struct.pack(">H", min(0xFFFF, len(one) - 4))
-        elif len(one) > 4:
-            one[dice.randrange(4, len(one))] = dice.randrange(256)
-        found[number] = bytes(one)
-    body = fixed[6:] + b"".join(found)
+            at = dice.randrange(min(4, len(chosen)), len(chosen) + 1)
+            chosen[at:at] = dice.choice(contexts)
+            chosen[2:4] = struct.pack(">H", min(0xFFFF, len(chosen) - 4))
+        elif len(chosen) > 4:
+            chosen[dice.randrange(4, len(chosen))] = dice.randrange(256)
+        parts[number] = bytes(chosen)
+    body = fixed[6:] + b"".join(parts)
     return [pdu(REQUEST, body), *pdus[1:]]
 
 
@@ -152,9 +156,9 @@ def change_pdvs(dice: Random, pdus: list[bytes]) -> list[bytes]:
         value, length = b"", 2
     elif kind == "claims":
         return [*pdus[:number], pdu(DATA, struct.pack(">L", dice.choice(ODD_LENGTHS))), *pdus[number + 1 :]]
-    one = struct.pack(">LBB", length & 0xFFFFFFFF, context, control) + value
+    pdv = struct.pack(">LBB", length & 0xFFFFFFFF, context, control) + value
     if kind == "twice":
-        one += one
+        pdv += pdv
     if kind == "pieces":
         size = dice.choice((1, 2, 7, 64))
         pieces = [value[start : start + size] for start in range(0, min(len(value), 600), size)]
@@ -165,7 +169,7 @@ def change_pdvs(dice: Random, pdus: list[bytes]) -> list[bytes]:
         ]
         made = [pdu(DATA, b"".join(made))] if dice.random() < 0.5 else [pdu(DATA, piece) for piece in made]
         return [*pdus[:number], *made, *pdus[number + 1 :]]
-    return [*pdus[:number], pdu(DATA, one), *pdus[number + 1 :]]
+    return [*pdus[:number], pdu(DATA, pdv), *pdus[number + 1 :]]
 
 
 def change_command(dice: Random, pdus: list[bytes]) -> list[bytes]:
@@ -175,40 +179,42 @@ def change_command(dice: Random, pdus: list[bytes]) -> list[bytes]:
         return pdus
     number = dice.choice(at)
     head, value = pdus[number][10:12], pdus[number][12:]
-    found, rest = [], value
+    parts, rest = [], value
     while len(rest) >= 8:
         size = 8 + struct.unpack_from("<L", rest, 4)[0]
-        found.append(rest[:size])
+        parts.append(rest[:size])
         rest = rest[size:]
-    place = dice.randrange(len(found))
+    place = dice.randrange(len(parts))
     kind = dice.choice(("drop", "double", "value", "length", "number", "shuffle"))
     if kind == "drop":
-        found.pop(place)
+        parts.pop(place)
     elif kind == "double":
-        found += [found[place]] * dice.choice((1, 1000))
+        parts += [parts[place]] * dice.choice((1, 1000))
     elif kind == "shuffle":
-        dice.shuffle(found)
+        dice.shuffle(parts)
     elif kind == "length":
-        found[place] = found[place][:4] + struct.pack("<L", dice.choice(ODD_LENGTHS)) + found[place][8:]
+        parts[place] = parts[place][:4] + struct.pack("<L", dice.choice(ODD_LENGTHS)) + parts[place][8:]
     elif kind == "number":
         code = dice.choice(
             (1, 0x8001, 0x10, 0x20, 0x21, 0x30, 0x8030, 0x100, 0x110, 0x120, 0x130, 0x140, 0xFFF, 0)
         )
-        found = [
-            one[:8] + struct.pack("<H", code) if one[:4] == b"\0\0\0\1" and len(one) == 10 else one
-            for one in found
+        parts = [
+            part[:8] + struct.pack("<H", code) if part[:4] == b"\0\0\0\1" and len(part) == 10 else part
+            for part in parts
         ]
     else:
         odd = dice.choice(files.ODD_TEXTS) if dice.random() < 0.7 else dice.randbytes(8)
-        found[place] = found[place][:4] + struct.pack("<L", len(odd)) + odd
-    made = head + b"".join(found)
+        parts[place] = parts[place][:4] + struct.pack("<L", len(odd)) + odd
+    made = head + b"".join(parts)
     return [*pdus[:number], pdu(DATA, struct.pack(">L", len(made)) + made), *pdus[number + 1 :]]
 
 
 def change_data(dice: Random, pdus: list[bytes]) -> list[bytes]:
     """Damage the data set as files are damaged, in well-formed PDUs."""
     at = [
-        number for number, one in enumerate(pdus) if one[:1] == b"\x04" and len(one) > 12 and not one[11] & 1
+        number
+        for number, data in enumerate(pdus)
+        if data[:1] == b"\x04" and len(data) > 12 and not data[11] & 1
     ]
     if not at:
         return pdus
@@ -254,7 +260,7 @@ CHANGES: tuple[Change, ...] = (
 
 def _values(pdus: list[bytes]) -> list[int]:
     """The indices of P-DATA PDUs that are not empty."""
-    return [number for number, one in enumerate(pdus) if one[:1] == b"\x04" and len(one) > 12]
+    return [number for number, data in enumerate(pdus) if data[:1] == b"\x04" and len(data) > 12]
 
 
 def _torn(dice: Random, pdus: list[bytes]) -> list[bytes]:

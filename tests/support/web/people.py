@@ -59,7 +59,7 @@ class Door:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The details of the audit events of this name, oldest first."""
-        return [one.details for one in audit.events(self.database) if one.event == name]
+        return [event.details for event in audit.events(self.database) if event.event == name]
 
 
 @contextmanager

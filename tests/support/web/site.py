@@ -120,20 +120,20 @@ class Site:
 
     def send(self, datasets: Sequence[FileDataset]) -> str:
         """Forward images to the node, in the background; returns their Study Instance UID."""
-        paths = [self.folder / f"{one.SOPInstanceUID}.dcm" for one in datasets]
-        for path, one in zip(paths, datasets, strict=True):
-            one.save_as(path, enforce_file_format=True)
+        paths = [self.folder / f"{item.SOPInstanceUID}.dcm" for item in datasets]
+        for path, item in zip(paths, datasets, strict=True):
+            item.save_as(path, enforce_file_format=True)
         self.pacs.upload(paths)
         return str(datasets[0].StudyInstanceUID)
 
     def state(self, study_instance_uid: str) -> str:
         """The visible state of a study; empty while the study is unknown."""
-        found = views.study(self.database, study_instance_uid)
-        return str(found["state"]) if found else ""
+        study = views.study(self.database, study_instance_uid)
+        return str(study["state"]) if study else ""
 
     def events(self, name: str) -> list[AuditEvent]:
         """The audit events of this name, oldest first."""
-        return [one for one in audit.events(self.database) if one.event == name]
+        return [item for item in audit.events(self.database) if item.event == name]
 
     def end_sessions(self, name: str) -> None:
         """End a user's sessions, as a new password does."""
@@ -187,4 +187,6 @@ def running_site(
 
 
 def _address(database: Database) -> str:
-    return next((one.address for one in processes.running(database) if one.role == "web" and one.ready), "")
+    return next(
+        (item.address for item in processes.running(database) if item.role == "web" and item.ready), ""
+    )

@@ -107,7 +107,7 @@ class WebBench(Bench):
     def sources(self, study_instance_uid: str) -> Sequence[str]:
         """The UIDs of the images in the viewer's order."""
         listed = self.client(Role.ADMIN).get(f"/studies/{study_instance_uid}/images").json()
-        return [one["uid"] for one in listed]
+        return [image["uid"] for image in listed]
 
     @contextmanager
     def serving(self) -> Iterator[WebBench]:
