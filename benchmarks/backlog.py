@@ -1,7 +1,8 @@
 """The journal under a backlog of 20,000 instances in 10,000 studies, compared with a journal of 100 studies.
 
 Times the queries of workers, deliverers and people on SQLite and, with `--postgresql URL` of an empty
-database, on PostgreSQL. Each stage works off a part of the backlog, so that claims meet rows in realistic states.
+database, on PostgreSQL. Each stage works off a part of the backlog, so that claims meet rows in realistic
+states.
 """
 
 from __future__ import annotations
