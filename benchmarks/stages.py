@@ -26,13 +26,16 @@ from pydicom.uid import JPEG2000Lossless, generate_uid
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.phantom import two_views
+
 from pacs_node.analyze import decode, package, pixels, regions
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.cli.log import configure_log
 from pacs_node.config import Settings, load
 from pacs_node.deliver import dimse
 from pacs_node.demo.pacs import Address, OrthancRest
-from pacs_node.demo.phantom import two_views
 from pacs_node.files import FileStore
 from pacs_node.journal import instances, processes, views
 from pacs_node.journal.database import Database, open_database

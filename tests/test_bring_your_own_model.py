@@ -11,12 +11,11 @@ import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from safetensors.torch import save_file
-from support import model_packages, validators
+from support import model_packages, phantom, validators
 
 from pacs_node.analyze import package
 from pacs_node.analyze.architectures import ARCHITECTURES
 from pacs_node.config import Settings
-from pacs_node.demo import phantom
 from pacs_node.filemode import analyze_files
 from pacs_node.roles.worker import served_classifier
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from support import phantom
 
 from pacs_node.config import load
-from pacs_node.demo import phantom
 from pacs_node.journal.database import open_database
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from support import phantom
 from support.journal import commit_results
 from support.scripted_pacs import Pacs
 
-from pacs_node.demo import phantom
 from pacs_node.journal import audit, deliveries
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import DeliveryState

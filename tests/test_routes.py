@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from support import phantom
 from support.bench import PACS, Bench
 
 from pacs_node.config import Settings
-from pacs_node.demo import phantom
 from pacs_node.journal import studies, views
 from pacs_node.records import Outcome
 

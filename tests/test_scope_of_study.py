@@ -21,12 +21,11 @@ from pydicom.uid import (
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
-from support import validators, viewer_rules
+from support import phantom, validators, viewer_rules
 from support.bench import Bench
 from support.brightness import Brightness
 
 from pacs_node import config, filemode
-from pacs_node.demo import phantom
 from pacs_node.dicom import reading
 from pacs_node.errors import DecodeError
 from pacs_node.records import ModelIdentity, Prediction

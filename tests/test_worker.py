@@ -10,11 +10,11 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import SecondaryCaptureImageStorage
+from support import phantom
 from support.bench import Bench
 
 from pacs_node.analyze import decode
 from pacs_node.config import ReportSettings
-from pacs_node.demo import phantom
 from pacs_node.errors import CheckError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, studies

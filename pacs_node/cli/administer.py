@@ -77,7 +77,7 @@ def doctor(
 
 
 def _steps(run: Invocation, loop: str | None, as_: str | None, seconds: float) -> Iterator[Step]:
-    from pacs_node.demo import images, phantom
+    from pacs_node.dicom import phantom
     from pacs_node.journal.database import Database
     from pacs_node.operate.doctor import Step, configuration, examination
     from pacs_node.operate.doctor.loop import Loop
@@ -85,12 +85,12 @@ def _steps(run: Invocation, loop: str | None, as_: str | None, seconds: float) -
     settings = run.settings
     configuration.confirm(settings)
     destination = run.destination("--loop", loop) if loop else None
-    image = phantom.dataset(23, fractured=True, rows=2048, columns=1638)
+    image = phantom.fractured_right()[0]
     with closing(Database(settings.database_url)) as database:
         yield from examination.steps(settings, str(run.config or "the defaults"), database, image)
         if destination:
             title = as_ or settings.node.ae_title
-            trip = Loop(settings, database, destination, images.test_study(), seconds, title)
+            trip = Loop(settings, database, destination, phantom.disposable_study(), seconds, title)
             yield Step(f"loop: {destination.name}", trip.run)
 
 

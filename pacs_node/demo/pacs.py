@@ -1,12 +1,14 @@
-"""The PACS of the demo: Orthanc as a process or in a container, or a stand-in of our own."""
+"""The PACS of the demo: Orthanc as a process or in a container, or a minimal stand-in."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +19,10 @@ from typing import Any, Literal, Protocol
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
+from pynetdicom.transport import ThreadedAssociationServer
 
 from pacs_node.errors import PacsNodeError
 
@@ -25,16 +31,19 @@ PacsKind = Literal["auto", "orthanc", "docker", "stand-in"]
 FORWARD_LUA = Path(__file__).with_name("forward.lua")
 """The forwarding rule for Orthanc, the same one in the demo, in docker/ and in the tests."""
 MODALITY = "pacs-node"
-"""What the node is called under Orthanc's DicomModalities; forward.lua names it too."""
+"""The node's name under Orthanc's DicomModalities and in forward.lua."""
 
 ORTHANC_IMAGE = "jodogne/orthanc:1.12.4"
 _START_SECONDS = 30.0
 _PULL_SECONDS = 600.0
+_SUCCESS, _OUT_OF_RESOURCES = 0x0000, 0xA700
+_VERIFICATION = "1.2.840.10008.1.1"
+_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a DICOM application entity listens."""
+    """AE title, host and port of a DICOM application entity."""
 
     ae_title: str
     host: str
@@ -42,26 +51,26 @@ class Address:
 
 
 class Pacs(Protocol):
-    """A PACS that forwards what it is given to the node and takes the node's results."""
+    """A PACS that forwards uploaded files to the node and stores the node's results."""
 
     @property
     def address(self) -> Address:
-        """Where it takes results."""
+        """The address that results are sent to."""
 
     def start(self) -> None:
-        """Return once it answers. Raises PacsNodeError where it does not."""
+        """Start it and wait until it answers. Raises PacsNodeError if it does not."""
 
     def upload(self, paths: Iterable[Path]) -> None:
-        """Store DICOM files in it, as a modality would; it forwards them to the node by C-STORE."""
+        """Store DICOM files as a modality would; the PACS forwards them to the node by C-STORE."""
 
     def results(self, study_instance_uid: str) -> list[Dataset]:
-        """What the node has sent into this study so far, with pixel data."""
+        """The objects that the node has sent into this study so far."""
 
     def describe(self) -> str:
-        """What it is and where, for people."""
+        """Its kind and address, in words."""
 
     def stop(self) -> None:
-        """Stop it, and nothing else."""
+        """Stop it."""
 
 
 class OrthancRest:
@@ -73,22 +82,22 @@ class OrthancRest:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """The answer's body. Raises urllib.error.HTTPError, or URLError where nobody listens."""
+        """The response body. Raises urllib.error.HTTPError, or URLError if the port is closed."""
         request = urllib.request.Request(self.url + path, data=body, method=method)
         with self._opener.open(request, timeout=60) as answer:
             content: bytes = answer.read()
         return content
 
     def get(self, path: str) -> Any:
-        """GET, read as JSON."""
+        """GET JSON."""
         return json.loads(self.call("GET", path))
 
     def post(self, path: str, value: object) -> Any:
-        """POST a value as JSON; the answer read as JSON."""
+        """POST JSON; the response, parsed."""
         return json.loads(self.call("POST", path, json.dumps(value).encode()))
 
     def put(self, path: str, value: object) -> None:
-        """PUT a value as JSON."""
+        """PUT JSON."""
         self.call("PUT", path, json.dumps(value).encode())
 
     def upload(self, path: Path) -> str:
@@ -102,7 +111,7 @@ class OrthancRest:
         return [str(identifier) for identifier in self.post("/tools/find", query)]
 
     def sender(self, instance: str) -> str:
-        """AE title that an object came from; empty where it was uploaded."""
+        """AE title that sent an object; empty if it was uploaded."""
         path = f"/instances/{instance}/metadata"
         return self.call("GET", f"{path}/RemoteAET").decode() if "RemoteAET" in self.get(path) else ""
 
@@ -114,9 +123,9 @@ class OrthancRest:
 class Orthanc:
     """Orthanc with temporary storage in `folder`, forwarding to `node`.
 
-    `command` is what starts it, without the configuration's path. Its HTTP server answers 127.0.0.1 only, its
-    DICOM server (which Orthanc cannot bind to one address) takes C-STORE from `node` at its host only.
-    `settings` are laid over the configuration.
+    `command` starts it, with the configuration's path appended. HTTP answers 127.0.0.1 only; DICOM (which
+    Orthanc cannot bind to one address) accepts C-STORE only from `node`. `settings` override the
+    configuration.
     """
 
     def __init__(
@@ -140,7 +149,7 @@ class Orthanc:
 
     @property
     def configuration(self) -> dict[str, object]:
-        """Orthanc's configuration, as its JSON file holds it."""
+        """The content of Orthanc's JSON configuration file."""
         http = int(self.rest.url.rpartition(":")[2])
         return {
             "Name": "pacs-node demo",
@@ -159,7 +168,7 @@ class Orthanc:
         }
 
     def start(self) -> None:
-        """Return once it answers. Raises PacsNodeError with its log's end where it does not."""
+        """Start it and wait until it answers. Raises PacsNodeError with the end of its log if it does not."""
         self._folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(FORWARD_LUA, self._folder / FORWARD_LUA.name)
         configuration = self._folder / "orthanc.json"
@@ -195,24 +204,24 @@ class Orthanc:
             try:
                 self.rest.upload(path)
             except urllib.error.HTTPError as error:
-                said = json.loads(error.read())
-                reason = said.get("Details") or said.get("Message") or error.reason
-                raise PacsNodeError(f"{path}: Orthanc refused it: {reason}") from None
+                answer = json.loads(error.read())
+                reason = answer.get("Details") or answer.get("Message") or error.reason
+                raise PacsNodeError(f"{path}: refused by Orthanc: {reason}") from None
 
     def results(self, study_instance_uid: str) -> list[Dataset]:
-        """What the node has sent into this study so far, with pixel data."""
+        """The objects that the node has sent into this study so far."""
         identifiers = self.rest.instances(study_instance_uid)
         return [self.rest.dataset(i) for i in identifiers if self.rest.sender(i) == self._node.ae_title]
 
     def describe(self) -> str:
-        """What it is and where, for people."""
+        """Its kind and address, in words."""
         return (
             f"Orthanc as {self.address.ae_title}, DICOM port {self.address.port}, "
             f"{self.rest.url} (started as {Path(self._command[0]).name})"
         )
 
     def stop(self) -> None:
-        """Stop this Orthanc; the container, too, ends with its client."""
+        """Stop this Orthanc; a container ends with its client."""
         if self._process is None:
             return
         self._process.terminate()
@@ -224,13 +233,112 @@ class Orthanc:
         self._process = None
 
 
+class StandIn:
+    """A storage SCP and SCU on 127.0.0.1 for machines without Orthanc: no query, no viewer, no database.
+
+    Uploaded files go to `node` by C-STORE, retried every second. Received objects are kept in `folder` and
+    never forwarded.
+    """
+
+    def __init__(self, folder: Path, node: Address, *, port: int = 0, ae_title: str = "STANDIN") -> None:
+        self._folder, self._node = folder, node
+        self._ae_title, self._port = ae_title, port
+        self._server: ThreadedAssociationServer | None = None
+        self._stopping = threading.Event()
+        self._forwarders: list[threading.Thread] = []
+
+    @property
+    def address(self) -> Address:
+        """The address that results are sent to; the real port once started."""
+        port = int(self._server.server_address[1]) if self._server else self._port
+        return Address(self._ae_title, "127.0.0.1", port)
+
+    def start(self) -> None:
+        """Listen. Raises PacsNodeError if the port is taken."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        ae = AE(ae_title=self._ae_title)
+        ae.supported_contexts = [
+            build_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+            for context in AllStoragePresentationContexts
+        ]
+        ae.add_supported_context(_VERIFICATION)
+        try:
+            self._server = ae.start_server(
+                ("127.0.0.1", self._port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+            )
+        except OSError as error:
+            raise PacsNodeError(f"127.0.0.1:{self._port}: the stand-in cannot listen: {error}") from None
+
+    def upload(self, paths: Iterable[Path]) -> None:
+        """Forward DICOM files to the node in the background. Raises PacsNodeError for other files."""
+        files = tuple(paths)
+        for path in files:
+            try:
+                dcmread(path, stop_before_pixels=True)
+            except InvalidDicomError:
+                raise PacsNodeError(f"{path}: not a DICOM file") from None
+        forwarder = threading.Thread(target=self._forward, args=(files,), daemon=True)
+        self._forwarders.append(forwarder)
+        forwarder.start()
+
+    def results(self, study_instance_uid: str) -> list[Dataset]:
+        """The objects that the node has sent into this study so far."""
+        datasets = (dcmread(path) for path in sorted(self._folder.glob("*.dcm")))
+        return [dataset for dataset in datasets if dataset.StudyInstanceUID == study_instance_uid]
+
+    def describe(self) -> str:
+        """Its kind and address, in words."""
+        return f"stand-in as {self._ae_title}, DICOM port {self.address.port} (no Orthanc here)"
+
+    def stop(self) -> None:
+        """Stop listening and forwarding."""
+        self._stopping.set()
+        for forwarder in self._forwarders:
+            forwarder.join()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    def _on_store(self, event: evt.Event) -> int:
+        content = event.encoded_dataset()
+        name = hashlib.sha256(content).hexdigest()
+        part = self._folder / f"{name}.part"
+        try:
+            part.write_bytes(content)
+            part.rename(part.with_suffix(".dcm"))
+        except OSError:
+            return _OUT_OF_RESOURCES
+        return _SUCCESS
+
+    def _forward(self, paths: tuple[Path, ...]) -> None:
+        waiting = list(paths)
+        while waiting and not self._stopping.is_set():
+            waiting = self._send(waiting)
+            if waiting:
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _send(self, paths: list[Path]) -> list[Path]:
+        """Send in one association; returns the files that were not stored."""
+        ae = AE(ae_title=self._ae_title)
+        for meta in map(read_file_meta_info, paths):
+            ae.add_requested_context(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        association = ae.associate(self._node.host, self._node.port, ae_title=self._node.ae_title)
+        if not association.is_established:
+            return paths
+        try:
+            statuses = {path: association.send_c_store(path) for path in paths}
+        finally:
+            association.release()
+        return [path for path in paths if statuses[path].get("Status") != _SUCCESS]
+
+
 def find_orthanc() -> str | None:
-    """Orthanc's program, on the PATH or where Debian puts it."""
+    """Path of Orthanc's program, from the PATH or Debian's location."""
     return shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
 
 
 def find_engine() -> str | None:
-    """The container engine that answers, if one does."""
+    """The first container engine that is running, docker or podman."""
     for engine in ("docker", "podman"):
         if shutil.which(engine) is None:
             continue
@@ -244,10 +352,9 @@ def find_engine() -> str | None:
 
 
 def choose(kind: PacsKind, folder: Path, node: Address, ports: tuple[int, int]) -> Pacs:
-    """The PACS to use: the one asked for, or with "auto" the first that this machine can run.
+    """The PACS of this kind; "auto" prefers Orthanc's program, then a container, then the stand-in.
 
-    The order is Orthanc's program, Orthanc in a container, the stand-in. `ports` are for HTTP and DICOM.
-    Raises PacsNodeError where the one asked for cannot be run.
+    `ports` are HTTP and DICOM. Raises PacsNodeError if this machine cannot run it.
     """
     program = find_orthanc() if kind in ("auto", "orthanc") else None
     if program is not None:
@@ -260,13 +367,11 @@ def choose(kind: PacsKind, folder: Path, node: Address, ports: tuple[int, int]) 
         return Orthanc(folder, node, command=command, ports=ports, start_seconds=_PULL_SECONDS)
     if kind == "docker":
         raise PacsNodeError("neither docker nor podman answers `info`; is the engine running?")
-    from pacs_node.demo.stand_in import StandIn
-
     return StandIn(folder, node, port=ports[1])
 
 
 def in_container(engine: str, folder: Path, image: str = ORTHANC_IMAGE) -> list[str]:
-    """The command of Orthanc in its image: on the host's network, as this user, `folder` at its own path."""
+    """The command that runs Orthanc's image: host network, this user, `folder` mounted at the same path."""
     mapping = ["--userns", "keep-id"] if engine == "podman" else []
     user = f"{os.getuid()}:{os.getgid()}"
     options = ["--rm", "--init", "--network", "host", *mapping, "--user", user]

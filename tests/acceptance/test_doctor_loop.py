@@ -8,8 +8,8 @@ import pytest
 from support.running_node import RunningNode
 
 from pacs_node import config
-from pacs_node.demo import images
 from pacs_node.demo.pacs import Address, Orthanc
+from pacs_node.dicom import phantom
 from pacs_node.journal.database import Database
 from pacs_node.operate.doctor import Check, pacs
 from pacs_node.operate.doctor.loop import Loop
@@ -45,7 +45,7 @@ def test_a_phantom_passes_the_whole_loop_or_doctor_names_the_step_that_failed(
     settings = config.load(node.storage.parent / "config.toml")
     (destination,) = settings.destinations
     with closing(Database(settings.database_url)) as database:
-        loop = Loop(settings, database, destination, images.test_study(), 1, "DOCTORNODE")
+        loop = Loop(settings, database, destination, phantom.disposable_study(), 1, "DOCTORNODE")
         assert faults(loop.run()).what == "loop: node"
         node.start()
         # An Orthanc that does not know us takes the C-ECHO and hangs up on all else.

@@ -11,11 +11,10 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from support import phantom
 from support.model_packages import write_untrained
 from support.running_node import RunningNode, WaitUntil
 from support.scripted_pacs import listen
-
-from pacs_node.demo import phantom
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from support import phantom
 from support.running_node import RunningNode, WaitUntil
 
 from pacs_node.analyze import decode, pixels
-from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Address, Orthanc
 from pacs_node.dicom.wrap import wrap
 from pacs_node.errors import PacsNodeError

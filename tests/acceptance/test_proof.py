@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_file_meta_info
+from support import phantom
 from support.running_node import RunningNode, WaitUntil
 
 from pacs_node.config import load
-from pacs_node.demo import phantom
 from pacs_node.demo.pacs import MODALITY, Address, Orthanc
 from pacs_node.journal import audit, views
 from pacs_node.journal.database import Database, open_database

@@ -15,13 +15,13 @@ import pytest
 import sqlalchemy as sa
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE
+from support import phantom
 from support.faults.killer import Processes, is_alive
 from support.faults.pacs import ScriptedPacs
 from support.faults.run import free_port, write_config
 from support.faults.senders import data_sha256
 
 from pacs_node.config import load
-from pacs_node.demo import phantom
 from pacs_node.journal import audit, processes, views
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import InstanceRow, StudyRow

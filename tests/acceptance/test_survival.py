@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import phantom
 from support.running_node import RunningNode, WaitUntil, is_running
 
 from pacs_node.config import load
-from pacs_node.demo import phantom
-from pacs_node.demo.stand_in import StandIn
+from pacs_node.demo.pacs import StandIn
 
 pytestmark = pytest.mark.slow
 

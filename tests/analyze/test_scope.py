@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sklearn.datasets import load_sample_images
+from support import phantom
 from support.model_packages import write_untrained
 
 from pacs_node import pipeline
 from pacs_node.analyze import decode, package, pixels
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.config import Settings
-from pacs_node.demo import images as demo
-from pacs_node.demo import phantom
+from pacs_node.dicom import phantom as shipped
 from pacs_node.errors import ModelError
 from pacs_node.filemode import analyze_files
 from pacs_node.records import Analysis, Instance, InstanceState
@@ -84,8 +84,9 @@ def test_what_is_no_radiograph_is_out_of_scope(classifier: Classifier) -> None:
 
 
 def test_what_the_demo_shows_is_in_scope(classifier: Classifier, tmp_path: Path) -> None:
-    shown = [path for study in demo.phantoms(tmp_path).values() for path in study]
-    assert len(shown) == 4
+    shown = [tmp_path / f"{number}.dcm" for number in range(4)]
+    for path, image in zip(shown, [*shipped.fractured_right(), *shipped.sound_left()], strict=True):
+        image.save_as(path, enforce_file_format=True)
     assert max(scores(classifier, [dataset.display(path) for path in shown])) < 1
 
 

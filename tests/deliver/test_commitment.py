@@ -11,13 +11,13 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_ACTION_RSP
 from pynetdicom.transport import ThreadedAssociationServer
+from support import phantom
 from support.journal import commit_results
 from support.scripted_pacs import listen
 
 from pacs_node.config import ApplicationEntity as Ae
 from pacs_node.config import Destination, NodeSettings, Peer
 from pacs_node.deliver import commitment, query, sender
-from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
 from pacs_node.dicom.event_report import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from pacs_node.files import FileStore

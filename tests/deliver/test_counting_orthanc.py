@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import FileDataset
+from support import phantom
 from support.brightness import Brightness
 from support.journal import Clock
 
 from pacs_node.config import Destination, Peer, Settings, StudySettings
 from pacs_node.deliver import counting
-from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
 from pacs_node.journal import audit, instances, studies, views
 from pacs_node.journal.database import Database

@@ -11,14 +11,13 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_MOVE
+from support import phantom
 from support.scripted_pacs import listen
 
 from pacs_node.config import ApplicationEntity as Ae
 from pacs_node.config import Destination
 from pacs_node.deliver import query
-from pacs_node.demo import phantom
-from pacs_node.demo.pacs import Address, Orthanc
-from pacs_node.demo.stand_in import StandIn
+from pacs_node.demo.pacs import Address, Orthanc, StandIn
 from pacs_node.errors import DeliveryError
 
 XRAYS = ("CR", "DX")

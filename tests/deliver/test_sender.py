@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config, build_context
+from support import phantom
 from support.scripted_pacs import Pacs
 
 from pacs_node.deliver import answers, sender
-from pacs_node.demo import phantom
 from pacs_node.errors import JournalError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, queue, studies, views

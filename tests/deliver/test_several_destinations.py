@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from support import phantom
 from support.journal import commit_results
 from support.scripted_pacs import Pacs
 
 from pacs_node.config import Settings
 from pacs_node.deliver import sender
-from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import views
 from pacs_node.journal.database import Database, open_database

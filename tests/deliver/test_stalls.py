@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
+from support import phantom
 from support.scripted_pacs import listen
 from support.wire import wire
 
 from pacs_node.config import Destination
 from pacs_node.deliver import dimse
-from pacs_node.demo import phantom
 from pacs_node.errors import DeliveryError
 
 pytestmark = pytest.mark.timeout(60)

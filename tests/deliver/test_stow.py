@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from support import phantom
 
 from pacs_node.config import Destination
 from pacs_node.deliver import sender, stow
-from pacs_node.demo import phantom
 from pacs_node.errors import DeliveryError
 from pacs_node.records import DeliveryState, SendOutcome, Verdict
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import phantom
 from support.orthanc import MakeOrthanc
 
 from pacs_node.config import Destination
 from pacs_node.deliver import sender, stow
-from pacs_node.demo import phantom
 from pacs_node.demo.pacs import Orthanc
 from pacs_node.records import SendOutcome, Verdict
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from support import phantom
 from support.certificates import Authority, arguments, destination
 from support.scripted_pacs import listen
 
 from pacs_node.config import Destination, TlsSettings
 from pacs_node.deliver import dimse, stow
 from pacs_node.deliver.echo import echo
-from pacs_node.demo import phantom
 from pacs_node.dicom import tls
 from pacs_node.errors import ConfigError, DeliveryError
 

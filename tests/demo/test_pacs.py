@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
+from support import phantom
 from support.orthanc import MakeOrthanc
 
-from pacs_node.demo import phantom
-from pacs_node.demo.pacs import Address, Orthanc, Pacs, PacsKind, choose, find_engine, find_orthanc
-from pacs_node.demo.stand_in import StandIn
+from pacs_node.demo.pacs import Address, Orthanc, Pacs, PacsKind, StandIn, choose, find_engine, find_orthanc
 from pacs_node.dicom.header import derive_uid
 from pacs_node.errors import PacsNodeError
 

@@ -1,4 +1,4 @@
-"""Phantoms: seeded, plausible, and valid DICOM."""
+"""Phantoms: seeded, plausible, and valid DICOM; those of the package are what the generator drew."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.pixels.processing import apply_voi_lut
+from support import phantom
+from support.phantom import FIELD_MM, View
 
-from pacs_node.demo import phantom
-from pacs_node.demo.wrist import FIELD_MM, View
-from pacs_node.dicom.header import Kind, Photometric, StudyHeader, stamp
+from pacs_node.dicom import phantom as shipped
+from pacs_node.dicom.header import Kind, Photometric, Side, StudyHeader, stamp
 
 ROWS, COLUMNS = 512, 410
 
@@ -127,3 +128,27 @@ def test_stamp_moves_an_image_to_another_study() -> None:
 def test_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="64 x 64"):
         phantom.radiograph(1, False, 32, 512)
+
+
+@pytest.mark.parametrize(("seed", "fractured", "side"), [(23, True, "R"), (3, False, "L")])
+def test_the_files_of_the_package_show_what_the_generator_drew(
+    seed: int, fractured: bool, side: Side
+) -> None:
+    images = shipped.fractured_right() if fractured else shipped.sound_left()
+    for view, image in zip(shipped.VIEWS, images, strict=True):
+        drawn = phantom.radiograph(seed, fractured, 2048, 1638, view=view, laterality=side).astype(int)
+        pixels = image.pixel_array.astype(int)
+        if image.PhotometricInterpretation == "MONOCHROME1":
+            pixels = phantom.MAXIMUM - pixels
+        assert np.abs(pixels - drawn).mean() < 25, "less than the noise"
+        assert image.ViewPosition == view
+        assert (image.get("ImageLaterality") or image.Laterality) == side
+
+
+def test_a_disposable_study_is_new_and_named_as_a_test() -> None:
+    first, second = shipped.disposable_study(), shipped.disposable_study()
+    assert first[0].StudyInstanceUID == first[1].StudyInstanceUID != second[0].StudyInstanceUID
+    assert not {image.SOPInstanceUID for image in first} & {image.SOPInstanceUID for image in second}
+    assert "TEST" in first[0].PatientID
+    assert "TEST" in str(first[0].PatientName)
+    assert "TEST" in first[0].StudyDescription

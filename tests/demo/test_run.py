@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from support import phantom
 from support.model_packages import write_untrained
 
-from pacs_node.demo import phantom
-from pacs_node.demo.images import from_files
+from pacs_node.demo.run import read, save
 from pacs_node.dicom.wrap import wrap
 from pacs_node.errors import InputError
 
@@ -163,23 +163,23 @@ def test_sigterm_stops_what_was_started(
 def test_input_that_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(InputError, match=r"notes\.txt"):
-        from_files([tmp_path], tmp_path)
+        save(read([tmp_path]), tmp_path)
     (tmp_path / "images").rmdir()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image"):
-        from_files([tmp_path / "empty"], tmp_path / "empty")
+        save(read([tmp_path / "empty"]), tmp_path / "empty")
 
 
 def test_an_image_given_twice_is_sent_once(tmp_path: Path) -> None:
     image = phantom.dataset(22, rows=256, columns=205)
     for name in ("a.dcm", "b"):
         image.save_as(tmp_path / name, enforce_file_format=True)
-    studies = from_files([tmp_path / "a.dcm", tmp_path / "b"], tmp_path)
+    studies = save(read([tmp_path / "a.dcm", tmp_path / "b"]), tmp_path)
     assert {uid: len(paths) for uid, paths in studies.items()} == {image.StudyInstanceUID: 1}
 
 
 def test_pictures_are_wrapped_and_folders_searched(tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.new("L", (80, 70), 9).save(tmp_path / "in" / "deep" / "a.PNG")
-    (file,) = [path for paths in from_files([tmp_path / "in"], tmp_path).values() for path in paths]
+    (file,) = [path for paths in save(read([tmp_path / "in"]), tmp_path).values() for path in paths]
     assert dcmread(file).Modality == "DX"

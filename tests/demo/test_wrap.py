@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
+from support import phantom
 
-from pacs_node.demo import phantom
 from pacs_node.dicom.wrap import wrap
 from pacs_node.errors import InputError
 

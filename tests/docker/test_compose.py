@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import phantom
 from support.orthanc import MakeOrthanc
 
 from pacs_node.config import load
-from pacs_node.demo import phantom
-from pacs_node.demo.pacs import FORWARD_LUA, MODALITY, ORTHANC_IMAGE, Address
-from pacs_node.demo.stand_in import StandIn
+from pacs_node.demo.pacs import FORWARD_LUA, MODALITY, ORTHANC_IMAGE, Address, StandIn
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKER = CHECKOUT / "docker"

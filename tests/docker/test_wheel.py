@@ -70,7 +70,9 @@ def test_the_wheel_holds_the_package_and_the_models_and_nothing_else(wheel: Path
         for path, content in shipped_models().items():
             assert archive.read(f"pacs_node/{path}") == content
     assert {name.split("/")[0] for name in names} == {"pacs_node"}
-    for needed in ("pacs_node/py.typed", "pacs_node/demo/forward.lua", "pacs_node/journal/migrations/env.py"):
+    phantom = "pacs_node/dicom/phantoms/sound-left-PA.jp2"
+    environment = "pacs_node/journal/migrations/env.py"
+    for needed in ("pacs_node/py.typed", "pacs_node/demo/forward.lua", environment, phantom):
         assert needed in names
     migrations = (CHECKOUT / "pacs_node/journal/migrations/versions").glob("*.py")
     for migration in migrations:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import poison_node
+from support import phantom, poison_node
 
 from pacs_node.config import load
-from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, views
 from pacs_node.journal.database import open_database

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import phantom
 from support.doctor_checks import examine, failed, only_fault, settings
 from support.model_packages import write_untrained
 
-from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.journal import instances, processes
 from pacs_node.journal.database import open_database

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, SecondaryCaptureImageStorage
+from support import phantom
 from support.bench import Bench
 from support.journal import Clock
 from support.scripted_pacs import Pacs
 
 from pacs_node import pipeline
 from pacs_node.deliver import sender
-from pacs_node.demo import phantom
 from pacs_node.journal import audit, deliveries, feedback, instances, views
 from pacs_node.journal import retention as rows
 from pacs_node.journal.database import Database

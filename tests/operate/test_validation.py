@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import phantom
 from support.bench import Bench
 from support.brightness import Brightness
 from support.journal import Clock
 
 from pacs_node.config import ValidationSettings
-from pacs_node.demo import phantom
 from pacs_node.journal import audit, feedback, instances
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label, Receipt

@@ -16,9 +16,9 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
     XRayRadiofluoroscopicImageStorage,
 )
+from support import phantom
 
 from pacs_node.config import AcceptSettings, Peer, StudySettings
-from pacs_node.demo import phantom
 from pacs_node.errors import AdmissionError
 from pacs_node.receive import admission
 from pacs_node.records import StoredFile

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from support import phantom
 from support.fuzz import pdus
 
 from pacs_node.config import NodeSettings
-from pacs_node.demo import phantom
 from pacs_node.dicom import association as connection_bounds
 from pacs_node.files import FileStore
 from pacs_node.receive import scp

@@ -21,9 +21,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     DigitalXRayImageStorageForPresentation,
     Verification,
 )
+from support import phantom
 
 from pacs_node.config import NodeSettings, Peer
-from pacs_node.demo import phantom
 from pacs_node.files import FileStore
 from pacs_node.receive.scp import StorageScp
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 from pydicom import dcmread
+from support import phantom
 from support.certificates import Authority, arguments, destination
 from support.orthanc import MakeOrthanc
 
@@ -19,7 +20,6 @@ from pacs_node import config
 from pacs_node.config import Destination, NodeSettings, TlsSettings
 from pacs_node.deliver import dimse
 from pacs_node.deliver.echo import echo
-from pacs_node.demo import phantom
 from pacs_node.dicom import tls
 from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore

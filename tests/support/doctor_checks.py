@@ -6,9 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 from pacs_node import config
-from pacs_node.demo import phantom
 from pacs_node.journal.database import Database
 from pacs_node.operate.doctor import Check, examination
+from support import phantom
 
 
 def settings(folder: Path, port: int = 0, text: str = "") -> config.Settings:

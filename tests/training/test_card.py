@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support import phantom
 from support.model_packages import write_untrained
 from typer.testing import CliRunner
 
 from pacs_node.analyze import package
 from pacs_node.cli import app
-from pacs_node.demo import phantom
 from pacs_node.errors import InputError, ModelError
 from pacs_node.training import card, metrics
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import phantom
 from support.pictures import picture, save, write
 
 from pacs_node.analyze import decode, pixels
-from pacs_node.demo import phantom
 from pacs_node.errors import InputError
 from pacs_node.training import augment, dataset
 from pacs_node.training.dataset import Mark

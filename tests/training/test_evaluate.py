@@ -15,6 +15,7 @@ import pytest
 from pydicom import dcmread
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
+from support import phantom
 from support.model_packages import write_untrained
 from typer.testing import CliRunner
 
@@ -22,7 +23,6 @@ from pacs_node.analyze import package
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.cli import app
 from pacs_node.config import Settings
-from pacs_node.demo import phantom
 from pacs_node.errors import InputError
 from pacs_node.filemode import analyze_files
 from pacs_node.training import dataset, metrics, scope

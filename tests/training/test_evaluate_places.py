@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import phantom
 
 from pacs_node.analyze import pixels
-from pacs_node.demo import phantom
 from pacs_node.heatmap import HeatMap
 from pacs_node.training.dataset import Mark
 from pacs_node.training.localization import meet

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
 
-from pacs_node.demo import phantom
 from pacs_node.dicom.header import derive_uid
 from pacs_node.journal.database import Database
 from pacs_node.journal.schema import ReportRow, StudyRow
+from support import phantom
 
 SUCCESS = 0x0000
 SENDERS = 3

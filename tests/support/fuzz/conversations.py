@@ -17,7 +17,7 @@ from pathlib import Path
 from pydicom.dataset import FileDataset
 from pynetdicom import AE, evt
 
-from pacs_node.demo import phantom
+from support import phantom
 from support.fuzz.pdus import ABORT_PDU, Stream
 
 STALL_SECONDS = 2.0

@@ -21,7 +21,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileDataset
 
 from pacs_node.config import StudySettings
-from pacs_node.demo import phantom
+from support import phantom
 
 ROWS, COLUMNS = 192, 160
 CENTER, WIDTH = 1492.5, 2655.0

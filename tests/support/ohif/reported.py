@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from pacs_node.demo import phantom
+from support import phantom
 from support.bench import Bench
 from support.brightness import Brightness
 from support.report_studies import MODEL

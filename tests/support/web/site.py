@@ -12,13 +12,12 @@ from pathlib import Path
 from pydicom.dataset import FileDataset
 
 from pacs_node.config import Settings, load
-from pacs_node.demo import phantom
-from pacs_node.demo.pacs import Address
-from pacs_node.demo.stand_in import StandIn
+from pacs_node.demo.pacs import Address, StandIn
 from pacs_node.journal import audit, processes, sessions, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import AuditEvent
 from pacs_node.web.users import Role, Users
+from support import phantom
 
 WaitUntil = Callable[[Callable[[], object], float], None]
 

@@ -17,12 +17,12 @@ from pydicom.dataset import FileDataset
 
 from pacs_node.analyze import decode, pixels
 from pacs_node.config import load
-from pacs_node.demo import phantom
 from pacs_node.dicom.header import Side
 from pacs_node.journal import sessions
 from pacs_node.journal.database import open_database
 from pacs_node.web import access, app, server
 from pacs_node.web.users import Role, Users
+from support import phantom
 from support.bench import Bench
 from support.brightness import Brightness
 from support.report_studies import MODEL

@@ -234,7 +234,7 @@ def greys(bench: WebBench, listed: dict[str, object]) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_pixels_are_those_of_the_display_upright_and_not_inverted(bench: WebBench, photometric: str) -> None:
-    from pacs_node.demo import phantom
+    from support import phantom
 
     image = phantom.dataset(5, rows=ROWS, columns=COLUMNS, photometric=photometric)  # type: ignore[arg-type]
     uid = bench.receive(image)

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
+from support import phantom
 from support.model_packages import write_untrained
 from support.web.web_bench import CONFIG, PATIENT, WebBench, study
 
 from pacs_node import pipeline
-from pacs_node.demo import phantom
 from pacs_node.errors import InputError
 from pacs_node.journal import views
 from pacs_node.web import server, tryout

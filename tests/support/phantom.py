@@ -1,26 +1,170 @@
-"""The wrist that phantoms show: its bones and soft parts as simple solids, seen along parallel rays.
+"""Draws the phantoms of the tests: seeded radiographs of a wrist in any size, as pixels and DICOM objects.
 
-Bones are ellipsoids and tapering tubes with a dense cortex around trabecular bone, the soft parts flattened
-cylinders with a layer of fat. Lengths are millimetres; x runs along a row and y along a column, with the
-fingers at the top and, in the PA view of this right hand, the thumb on the left.
+The views in `pacs_node/dicom/phantoms` were drawn by this. Bones are ellipsoids and tapering tubes with a
+dense cortex around trabecular bone, the soft parts flattened cylinders with a layer of fat, seen along
+parallel rays. Lengths are millimetres; x runs along a row and y along a column, with the fingers at the top
+and, in the PA view of this right hand, the thumb on the left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
 
-View = Literal["PA", "LL"]
+from pacs_node.dicom.header import Kind, Photometric, Side, StudyHeader, derive_uid
+from pacs_node.dicom.phantom import FIELD_MM, MAXIMUM, VIEWS, View, phantom_study, wrist_object
+
+__all__ = ["FIELD_MM", "MAXIMUM", "View", "dataset", "phantom_study", "radiograph", "two_views"]
+
 Image = NDArray[np.float32]
-
-FIELD_MM = 200.0
-"""Height of the detector."""
 
 _BONE, _MUSCLE, _FAT = 0.042, 0.0125, 0.0085
 """Attenuation per mm; bone as solid cortex."""
+
+
+def radiograph(
+    seed: int,
+    fractured: bool,
+    rows: int = 2560,
+    columns: int = 2048,
+    *,
+    view: View = "PA",
+    laterality: Side = "R",
+) -> NDArray[np.uint16]:
+    """Draw one radiograph of a wrist, bright bones on a dark ground.
+
+    Returns uint16 of shape (rows, columns), 0..4095. The same arguments give the same pixels; a seed is one
+    wrist, the same in both views. `fractured` breaks the distal radius, now and then the ulna with it.
+    Raises ValueError for fewer than 64 rows or columns.
+    """
+    if min(rows, columns) < 64:
+        raise ValueError(f"a radiograph needs at least 64 x 64 pixels, not {rows} x {columns}")
+    anatomy = np.random.default_rng([seed, 1])
+    grain = np.random.default_rng([seed, 2, view == "LL"])
+    pitch = FIELD_MM / rows
+    y = (np.arange(rows, dtype=np.float32) + 0.5) * pitch
+    x = (np.arange(columns, dtype=np.float32) + 0.5) * pitch - columns * pitch / 2
+    size = float(anatomy.uniform(0.92, 1.06))
+    texture = _trabeculae(grain, rows, columns, pitch)
+    image = _expose(attenuation(anatomy, x / size, y, texture, view, fractured) * size, grain, pitch)
+    if laterality == "L":
+        image = np.ascontiguousarray(image[:, ::-1])
+    _collimate(image, anatomy, pitch)
+    _mark(image, laterality, anatomy, pitch)
+    return image.astype(np.uint16)
+
+
+def dataset(
+    seed: int,
+    *,
+    fractured: bool = False,
+    rows: int = 2560,
+    columns: int = 2048,
+    view: View = "PA",
+    laterality: Side = "R",
+    kind: Kind = "DX",
+    photometric: Photometric = "MONOCHROME2",
+    study: StudyHeader | None = None,
+) -> FileDataset:
+    """A phantom as a DICOM object: DX for presentation or CR, 12 bits in 16, uncompressed, with a window.
+
+    `study` is the study that it belongs to (default: `phantom_study(seed, laterality)`). The same arguments
+    give the same UIDs and bytes. Raises ValueError as `radiograph` does.
+    """
+    pixels = radiograph(seed, fractured, rows, columns, view=view, laterality=laterality)
+    study = study or phantom_study(seed, laterality)
+    uid = derive_uid(
+        study.study_instance_uid, seed, fractured, rows, columns, view, laterality, kind, photometric
+    )
+    return wrist_object(
+        pixels, study, uid, view=view, laterality=laterality, kind=kind, photometric=photometric
+    )
+
+
+def two_views(
+    seed: int,
+    *,
+    fractured: bool = False,
+    rows: int = 2560,
+    columns: int = 2048,
+    laterality: Side = "R",
+    kind: Kind = "DX",
+    photometric: Photometric = "MONOCHROME2",
+) -> list[FileDataset]:
+    """A whole study, the PA and the lateral view of one wrist; see `dataset`."""
+    return [
+        dataset(
+            seed,
+            fractured=fractured,
+            rows=rows,
+            columns=columns,
+            view=view,
+            laterality=laterality,
+            kind=kind,
+            photometric=photometric,
+        )
+        for view in VIEWS
+    ]
+
+
+def _trabeculae(rng: np.random.Generator, rows: int, columns: int, pitch: float) -> Image:
+    """Fine streaks along the bone's axis, standard deviation about 0.3, of shape (rows, columns)."""
+    # Drawn on a grid of 0.25 mm whatever the detector's, so that the structure does not depend on it.
+    shape = (max(int(rows * pitch / 0.25), 8), max(int(columns * pitch / 0.25), 8))
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    fine = cv2.GaussianBlur(noise, (0, 0), sigmaX=1.1, sigmaY=3.0)
+    coarse = cv2.GaussianBlur(noise, (0, 0), sigmaX=6, sigmaY=9)
+    streaks = fine - coarse
+    streaks = streaks * np.float32(0.3 / float(streaks.std()))
+    return np.asarray(cv2.resize(streaks, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _expose(attenuation: Image, rng: np.random.Generator, pitch: float) -> Image:
+    """Blur of focus and detector, quantum noise, and the grey scale of a processed image, 0..4095."""
+    sharp = cv2.GaussianBlur(attenuation, (0, 0), sigmaX=max(0.12 / pitch, 0.3))
+    # Structures are lifted above the slow trend, as every detector's processing does.
+    small = cv2.resize(sharp, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
+    trend = cv2.GaussianBlur(small, (0, 0), sigmaX=max(9.0 / pitch / 8, 1))
+    sharp = sharp + np.float32(0.35) * (sharp - cv2.resize(trend, (sharp.shape[1], sharp.shape[0])))
+    noise = rng.standard_normal(sharp.shape, dtype=np.float32)
+    # Fewer quanta behind more bone: the noise of the logarithm grows with the attenuation.
+    sharp = sharp + noise * np.float32(0.011) * np.exp(0.45 * sharp)
+    grey = 330 + 3150 * (1 - np.exp(-1.15 * np.maximum(sharp, -0.05)))
+    result: Image = np.clip(grey, 0, MAXIMUM).astype(np.float32)
+    return result
+
+
+def _collimate(image: Image, rng: np.random.Generator, pitch: float) -> None:
+    """Darken what the collimator's leaves kept from the detector: a slightly turned frame, in place."""
+    rows, columns = image.shape
+    margins = rng.uniform(3, 11, 4) / pitch
+    turn = float(rng.uniform(-1.2, 1.2))
+    frame = np.zeros((rows, columns), np.uint8)
+    box = (
+        ((margins[0] + columns - margins[1]) / 2, (margins[2] + rows - margins[3]) / 2),
+        (columns - margins[0] - margins[1], rows - margins[2] - margins[3]),
+        turn,
+    )
+    cv2.fillConvexPoly(frame, np.round(cv2.boxPoints(box)).astype(np.int32), 255)
+    soft = cv2.GaussianBlur(frame, (0, 0), sigmaX=max(0.35 / pitch, 0.5))
+    image *= soft.astype(np.float32) / 255
+    image += 40
+
+
+def _mark(image: Image, laterality: Side, rng: np.random.Generator, pitch: float) -> None:
+    """The side's letter in lead, near an upper corner on the little finger's side, in place."""
+    rows, columns = image.shape
+    tall = 11.0 / pitch
+    scale, thick = tall / 22, max(round(2.2 / pitch), 1)
+    across = 0.13 if laterality == "L" else 0.83
+    place = (round(columns * (across + float(rng.uniform(-0.02, 0.02)))), round(rows * 0.17))
+    mask = np.zeros((rows, columns), np.uint8)
+    cv2.putText(mask, laterality, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
+    np.maximum(image, mask.astype(np.float32) * (3850 / 255), out=image)
 
 
 def attenuation(
