@@ -29,7 +29,7 @@ from pacs_node.files import FileStore
 from pacs_node.heatmap import HeatMap
 from pacs_node.journal import audit, deliveries, instances, processes, queue, studies, views
 from pacs_node.journal.database import Database, open_database
-from pacs_node.operate.metrics import Metrics
+from pacs_node.operate.metrics import NodeMetrics
 from pacs_node.records import (
     Analysis,
     Arrival,
@@ -152,7 +152,7 @@ class Measured:
         }
         for name, ask in asked.items():
             self._time(f"{name} ({stage})", ask, self._times)
-        metrics = Metrics(SETTINGS, database, FileStore(self._folder))
+        metrics = NodeMetrics(SETTINGS, database, FileStore(self._folder))
         self._time(f"metrics, first scrape ({stage})", metrics.scrape)
         self._time(f"metrics ({stage})", metrics.scrape, self._times)
         self.rss_mb[stage] = _rss_mb()

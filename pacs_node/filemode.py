@@ -32,6 +32,7 @@ from pacs_node.records import (
     Result,
     ResultRole,
 )
+from pacs_node.report import wording
 from pacs_node.report.text import as_text
 
 # Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
@@ -191,6 +192,10 @@ def _summary(request: ReportRequest, summary: str, paths: dict[int, Path]) -> di
                 "positive": image.finding.positive if image.finding else None,
                 "regions": [asdict(region) for region in image.finding.regions] if image.finding else [],
                 "notes": list(image.finding.notes) if image.finding else [],
+                "phrase": wording.evaluation(request, image.finding) if image.finding else None,
+                "caveat": request.model.negative_caveat
+                if image.finding and not image.finding.positive
+                else None,
                 "failure": image.failure,
             }
             for image in request.images

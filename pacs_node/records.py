@@ -146,6 +146,7 @@ class AuditKind(StrEnum):
     DESTINATION_UNREACHABLE = "destination_unreachable"
     DESTINATION_REACHABLE = "destination_reachable"
     CLOCK_JUMPED = "clock_jumped"
+    PROBLEM_DISMISSED = "problem_dismissed"
     PURGED = "purged"
     ORPHAN_REGISTERED_AGAIN = "orphan_registered_again"
     ORPHAN_REMOVED = "orphan_removed"

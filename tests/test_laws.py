@@ -99,3 +99,10 @@ def test_importing_starts_no_thread_and_needs_no_torch(module: str) -> None:
     code = f"import sys, threading, {module}; print(threading.active_count(), 'torch' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["1", "False"]
+
+
+def test_the_pages_name_no_finding_of_their_own() -> None:
+    """A page says what its model looks for in the words of that model."""
+    pages = [path for path in (PACKAGE / "web").rglob("*") if path.suffix in (".py", ".html", ".js")]
+    assert len(pages) > 20
+    assert [path.name for path in pages if "racture" in path.read_text(encoding="utf-8")] == []

@@ -87,7 +87,7 @@ def test_quarantine_lists_retries_and_discards(tmp_path: Path, pacs: Pacs, journ
 
 def test_tables_are_printed_without_json(tmp_path: Path, pacs: Pacs, journal: Database) -> None:
     assert "0xC000" in run(tmp_path, "quarantine").stdout
-    assert "attention: 2 QUARANTINED" in run(tmp_path, "status").stdout
+    assert "2 QUARANTINED" in run(tmp_path, "status").stdout
     unexplained = run(tmp_path, "quarantine", "--discard", "all")
     assert unexplained.returncode == 2
     assert "--reason" in unexplained.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
@@ -16,38 +17,39 @@ from pacs_node.errors import PacsNodeError
 
 
 def status(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the running processes and the queues; fails unless every role is running and ready.
+    """Show the processes, the queues and all problems; fails unless every role is running and ready.
 
     Example: pacs-node status --json
     """
-    from pacs_node.journal import audit, processes, views
-    from pacs_node.records import AuditKind
+    from pacs_node.files import FileStore
+    from pacs_node.journal import processes, views
+    from pacs_node.operate.problems import ProblemKind, problems
 
     settings, database = invocation(context).settings, invocation(context).database
     running = processes.running(database)
-    names = [destination.name for destination in settings.destinations]
-    counts = {**views.counts(database), "attention": views.stuck_counts(database, names)}
+    found = problems(settings, database, FileStore(settings.storage.path))
+    attention: Counter[str] = Counter()
+    for problem in found:
+        attention[problem.kind.upper()] += problem.count
+    counts = {**views.counts(database), "attention": attention}
     missing = processes.missing(running)
-    web = next((role.address for role in running if role.role == "web" and role.ready), None)
-    checks = {job: audit.last(database, AuditKind.of_job(job)) for job in ("echo", "disk")}
-    details = {job: event.details if event else {} for job, event in checks.items()}
-    unreachable, disk_low = details["echo"].get("unreachable", {}), details["disk"].get("low", False)
     rows = [asdict(role) for role in running]
     lines = [
         f"{queue}: {', '.join(f'{count} {state}' for state, count in states.items()) or 'none'}"
         for queue, states in counts.items()
     ]
-    lines += [f"unreachable: {reason}" for reason in unreachable.values()]
-    if disk_low:
-        lines.append("disk: less than twice `min_free_gb` is free")
-    if missing:
-        lines.append(f"not running or not ready: {', '.join(missing)}")
-    if settings.web.enabled and not web:
-        lines.append("web page: not running; see the log")
-    state = {"ready": not missing, "roles": rows, "web": web, **counts}
-    state |= {"unreachable": unreachable, "disk_low": disk_low}
-    table = Table(rows, ("role", "host", "pid", "address", "ready"), "no process is running")
-    emit(state, as_json, table, *lines)
+    lines += [str(problem) for problem in found]
+    state = {
+        "ready": not missing,
+        "roles": rows,
+        "web": next((role.address for role in running if role.role == "web" and role.ready), None),
+        **counts,
+        "unreachable": {each.subject: each.message for each in found if each.kind == ProblemKind.DESTINATION},
+        "disk_low": any(problem.kind == ProblemKind.DISK for problem in found),
+        "problems": [asdict(problem) for problem in found],
+    }
+    columns = ("role", "host", "pid", "address", "ready")
+    emit(state, as_json, Table(rows, columns, "no process is running"), *lines)
     if missing:
         raise typer.Exit(1)
 

@@ -62,7 +62,9 @@ def send(
     except DeliveryError as error:
         for delivery in waiting:
             _record(database, claim.token, destination, delivery, SendOutcome(None, str(error)))
+        deliveries.record_reach(database, destination.name, str(error))
         return False
+    deliveries.record_reach(database, destination.name, None)
     return True
 
 

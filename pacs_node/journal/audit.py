@@ -35,11 +35,15 @@ class TimedEvent(NamedTuple):
     seconds: float | None
 
 
-def events(database: Database, study_instance_uid: str | None = None) -> Iterator[AuditEvent]:
-    """All events in order, or those of one study."""
+def events(
+    database: Database, study_instance_uid: str | None = None, kind: AuditKind | None = None
+) -> Iterator[AuditEvent]:
+    """All events in order, or those of one study or kind."""
     query = sa.select(AuditRow.__table__)
     if study_instance_uid is not None:
         query = query.where(AuditRow.study_instance_uid == study_instance_uid)
+    if kind is not None:
+        query = query.where(AuditRow.event == kind)
     return (_event(row) for row in _pages(database, query, 0))
 
 
@@ -98,33 +102,34 @@ def _stage_began() -> sa.Case[Any]:
     )
 
 
-def last(database: Database, prefix: str) -> AuditEvent | None:
-    """The newest event with a kind that begins with `prefix`."""
-    query = (
-        sa.select(AuditRow.__table__)
-        .where(AuditRow.event.startswith(prefix, autoescape=True))
-        .order_by(AuditRow.seq.desc())
-        .limit(1)
-    )
-    with database.read() as connection:
-        row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _event(row)
-
-
-def newest(database: Database, kinds: Collection[str], after: int = 0) -> list[AuditEvent]:
-    """The newest event of each of these kinds after a number, oldest first.
-
-    Of CALENDAR_FAILED the newest with each wording, since it is of one job or another.
-    """
-    wording = sa.case((AuditRow.event == AuditKind.CALENDAR_FAILED, AuditRow.details), else_="")
-    seqs = (
-        sa.select(sa.func.max(AuditRow.seq))
-        .where(AuditRow.seq > after, AuditRow.event.in_(kinds))
-        .group_by(AuditRow.event, wording)
+def newest(
+    database: Database, kinds: Collection[str] = (), after: int = 0, **details: str
+) -> list[AuditEvent]:
+    """The newest event of each of these kinds, or of all: after a number, with details; oldest first."""
+    where = [AuditRow.seq > after]
+    for name, value in details.items():
+        member = json.dumps({name: value}, ensure_ascii=False)[1:-1]
+        where.append(AuditRow.details.contains(member, autoescape=True))
+    conditions = [AuditRow.event == kind for kind in kinds] or [sa.true()]
+    seqs = sa.union_all(
+        *(sa.select(sa.func.max(AuditRow.seq)).where(condition, *where) for condition in conditions)
     )
     query = sa.select(AuditRow.__table__).where(AuditRow.seq.in_(seqs)).order_by(AuditRow.seq)
     with database.read() as connection:
         return [_event(row) for row in connection.execute(query).mappings()]
+
+
+def last(database: Database, *kinds: str, after: int = 0, **details: str) -> AuditEvent | None:
+    """The newest event of any of these kinds, or of all, after a number and with these details."""
+    events = newest(database, kinds, after, **details)
+    return events[-1] if events else None
+
+
+def last_run(database: Database, job: str) -> AuditEvent | None:
+    """The end of the last run of a job of the calendar; CALENDAR_FAILED if it failed."""
+    success = last(database, AuditKind.of_job(job))
+    failure = last(database, AuditKind.CALENDAR_FAILED, after=success.seq if success else 0, job=job)
+    return failure or success
 
 
 def head(database: Database) -> tuple[int, str]:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from pacs_node.journal import queue
+from pacs_node.journal import audit, queue
 from pacs_node.journal.database import Database
 from pacs_node.journal.queue import Claim
 from pacs_node.journal.schema import AuditRow, DeliveryRow, ResultRow, StudyRow, select_deliveries
 from pacs_node.journal.transaction import Transaction
-from pacs_node.records import AuditKind, Delivery, DeliveryState, ResultRole, Study
+from pacs_node.records import AuditEvent, AuditKind, Delivery, DeliveryState, ResultRole, Study
 
 STALLED_ATTEMPTS = 10
 """After so many failed attempts, which with the back-off take about an hour, a delivery needs attention."""
@@ -148,6 +148,23 @@ def was_sent(database: Database, delivery: Delivery) -> bool:
     with database.read() as connection:
         sent = connection.execute(query).scalars()
         return any(json.loads(details)["destination"] == delivery.destination for details in sent)
+
+
+def reach(database: Database, destination: str) -> AuditEvent | None:
+    """The event by which a destination became reachable or unreachable; None if it was never unreachable."""
+    kinds = (AuditKind.DESTINATION_UNREACHABLE, AuditKind.DESTINATION_REACHABLE)
+    return audit.last(database, *kinds, destination=destination)
+
+
+def record_reach(database: Database, destination: str, why: str | None) -> AuditKind | None:
+    """Audit that a destination became unreachable, with the reason, or reachable again, without one."""
+    last = reach(database, destination)
+    was_up = last is None or last.event == AuditKind.DESTINATION_REACHABLE
+    if was_up == (why is None):
+        return None
+    kind = AuditKind.DESTINATION_REACHABLE if why is None else AuditKind.DESTINATION_UNREACHABLE
+    database.audit(kind, destination=destination, **({} if why is None else {"why": why}))
+    return kind
 
 
 def is_stalled(attempts: int) -> bool:

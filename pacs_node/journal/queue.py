@@ -20,6 +20,9 @@ from pacs_node.records import AuditKind
 LEASE_SECONDS = 30.0
 """A worker renews its leases long before; after a crash, others take over this much later."""
 
+MAX_ATTEMPTS = 3
+"""An image or a study that ended or hung a worker as often is given up."""
+
 T = TypeVar("T")
 
 QUEUES: tuple[type[InstanceRow | StudyRow | DeliveryRow], ...] = (InstanceRow, StudyRow, DeliveryRow)

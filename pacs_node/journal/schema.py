@@ -230,6 +230,7 @@ class AuditRow(Base):
     """One audit event, chained to its predecessor. No foreign keys: events outlive what they are about."""
 
     __tablename__ = "audit"
+    __table_args__ = (sa.Index(None, "event", "seq"),)
 
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[float]

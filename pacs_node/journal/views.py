@@ -12,7 +12,9 @@ from pacs_node.journal import deliveries
 from pacs_node.journal.database import Database
 from pacs_node.journal.deliveries import Trouble, select_stuck
 from pacs_node.journal.instances import finding_of
+from pacs_node.journal.queue import MAX_ATTEMPTS
 from pacs_node.journal.schema import (
+    AuditRow,
     DeliveryRow,
     FindingRow,
     InstanceRow,
@@ -23,6 +25,7 @@ from pacs_node.journal.schema import (
 )
 from pacs_node.journal.studies import missing_images
 from pacs_node.records import (
+    AuditKind,
     DeliveryState,
     Finding,
     Instance,
@@ -218,18 +221,38 @@ def queues(database: Database) -> Queues:
         )
 
 
-def stuck_counts(database: Database, destinations: Collection[str]) -> dict[str, int]:
-    """The number of deliveries that need attention, by Trouble."""
+class StuckGroup(NamedTuple):
+    """The deliveries to one destination that need attention for the same reason."""
+
+    trouble: Trouble
+    destination: str
+    results: int
+    since: float
+    """The newest of them."""
+
+
+def stuck_groups(database: Database, destinations: Collection[str]) -> list[StuckGroup]:
+    """The deliveries that need attention, by trouble and destination."""
     trouble = deliveries.trouble(destinations)
-    query = select_stuck(destinations, trouble, sa.func.count()).group_by(trouble).order_by(trouble)
+    by = (trouble, DeliveryRow.destination)
+    query = select_stuck(destinations, *by, sa.func.count(), sa.func.max(_stuck_since()))
     with database.read() as connection:
-        return dict(iter(connection.execute(query)))
+        rows = connection.execute(query.group_by(*by).order_by(*by))
+        return [StuckGroup(Trouble(name), *row) for name, *row in rows]
 
 
-def stuck(database: Database, destinations: Collection[str]) -> list[dict[str, Any]]:
-    """Stuck deliveries, failed images and failed studies, oldest first."""
-    trouble = deliveries.trouble(destinations)
+def _stuck_since() -> sa.Case[Any]:
+    # A quarantined delivery was last due when it was quarantined.
     quarantined = DeliveryRow.state == DeliveryState.QUARANTINED
+    return sa.case((quarantined, DeliveryRow.due_at), else_=ResultRow.created_at)
+
+
+def stuck(database: Database, destinations: Collection[str], answered: bool = False) -> list[dict[str, Any]]:
+    """Stuck deliveries, and failed images and studies without an answer, newest first.
+
+    With `answered`, also the failed images that a report names as not analyzed.
+    """
+    trouble = deliveries.trouble(destinations)
     queries = {
         "delivery": select_stuck(
             destinations,
@@ -243,8 +266,7 @@ def stuck(database: Database, destinations: Collection[str]) -> list[dict[str, A
             DeliveryRow.attempts,
             DeliveryRow.last_status,
             sa.case((trouble == Trouble.STALLED, DeliveryRow.due_at), else_=None).label("next_try_at"),
-            # A quarantined delivery was last due when it was quarantined.
-            sa.case((quarantined, DeliveryRow.due_at), else_=ResultRow.created_at).label("since_at"),
+            _stuck_since().label("since_at"),
         ),
         "image": select_instances(
             sa.literal(Trouble.FAILED).label("trouble"),
@@ -253,7 +275,7 @@ def stuck(database: Database, destinations: Collection[str]) -> list[dict[str, A
             InstanceRow.reason,
             InstanceRow.attempts,
             InstanceRow.received_at.label("since_at"),
-        ).where(InstanceRow.state == InstanceState.FAILED),
+        ).where(InstanceRow.state == InstanceState.FAILED if answered else _unanswered()),
         "study": sa.select(
             sa.literal(Trouble.FAILED).label("trouble"),
             StudyRow.study_instance_uid,
@@ -269,16 +291,62 @@ def stuck(database: Database, destinations: Collection[str]) -> list[dict[str, A
             for what, query in queries.items()
             for row in connection.execute(query).mappings()
         ]
-    return sorted(rows, key=lambda row: row["since_at"])
+    return sorted(rows, key=lambda row: row["since_at"], reverse=True)
 
 
-def count_failed_studies(database: Database, since: float) -> int:
-    """The number of failed studies that were received since then."""
-    query = sa.select(sa.func.count()).where(
-        StudyRow.state == StudyState.FAILED, StudyRow.last_received_at >= since
+def _unanswered() -> sa.ColumnElement[bool]:
+    """An image failed, and its study has no report; or the node gave the image up.
+
+    Any other failed image is named by a report as not analyzed, with the reason.
+    """
+    return sa.and_(
+        InstanceRow.state == InstanceState.FAILED,
+        sa.or_(StudyRow.state == StudyState.FAILED, InstanceRow.attempts > MAX_ATTEMPTS),
+    )
+
+
+class FailedStudy(NamedTuple):
+    """A study without an answer, or with images that the node gave up."""
+
+    study_instance_uid: str
+    state: StudyState
+    reason: str | None
+    """Why the study, or else an image, failed."""
+    images: int
+    """The number of its images that are stuck; see `stuck`."""
+    since: float
+
+
+def failed_studies(database: Database, limit: int) -> list[FailedStudy]:
+    """The failed studies with the latest arrivals, newest first."""
+    images = (
+        select_instances(
+            StudyRow.id, sa.func.count().label("count"), sa.func.max(InstanceRow.reason).label("reason")
+        )
+        .where(_unanswered())
+        .group_by(StudyRow.id)
+        .subquery()
+    )
+    kinds = (AuditKind.STUDY_FAILED, AuditKind.REPORT_FAILED, AuditKind.FAILURE_REPORT_SUPPRESSED)
+    failed_at = sa.select(sa.func.max(AuditRow.at)).where(
+        AuditRow.study_instance_uid == StudyRow.study_instance_uid,
+        AuditRow.event.in_((*kinds, AuditKind.ANALYSIS_FAILED)),
+    )
+    query = (
+        sa.select(
+            StudyRow.study_instance_uid,
+            StudyRow.state,
+            sa.func.coalesce(StudyRow.reason, images.c.reason),
+            sa.func.coalesce(images.c.count, 0),
+            sa.func.coalesce(failed_at.correlate(StudyRow).scalar_subquery(), StudyRow.last_received_at),
+        )
+        .outerjoin(images, images.c.id == StudyRow.id)
+        .where(sa.or_(StudyRow.state == StudyState.FAILED, images.c.id.is_not(None)))
+        .order_by(StudyRow.last_received_at.desc())
+        .limit(limit)
     )
     with database.read() as connection:
-        return connection.execute(query).scalar_one()
+        return [FailedStudy(*row) for row in connection.execute(query)]
 
 
 class StationFinding(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,11 +30,18 @@ _log = structlog.get_logger(__name__)
 class Calendar:
     """Runs jobs at the times of `[schedule]`, one after the other, while it leads; used as a context.
 
-    `jobs` maps each key of `[schedule]` to its work. What was due while no process ran is made up for once.
+    `jobs` maps each key of `[schedule]` to its work. What was due while no process ran is made up for once;
+    the jobs `at_start` run at once.
     Whoever uses it calls `lead` more often than a lease lasts. Raises ConfigError for a time that is none.
     """
 
-    def __init__(self, database: Database, schedule: ScheduleSettings, jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        schedule: ScheduleSettings,
+        jobs: Mapping[str, Job],
+        at_start: Collection[str] = (),
+    ) -> None:
         self._database = database
         self._jobs = jobs
         self._token = str(uuid.uuid4())
@@ -47,7 +54,7 @@ class Calendar:
             if due := trigger(name, getattr(schedule, name)):
                 done = audit.last(database, AuditKind.of_job(name))
                 since = datetime.fromtimestamp(done.at, UTC) if done else datetime.now(UTC)
-                first = due.get_next_fire_time(None, since)
+                first = datetime.now(UTC) if name in at_start else due.get_next_fire_time(None, since)
                 self.scheduler.add_job(self._run, due, args=(name,), id=name, next_run_time=first)
 
     def __enter__(self) -> Calendar:

@@ -133,7 +133,8 @@ class _Comparison:
 
 def _failures(settings: Settings, database: Database, studies: set[str]) -> Iterator[Gap]:
     """What the node itself knows to have failed; `retry` and `quarantine` are for that."""
-    for row in views.stuck(database, [destination.name for destination in settings.destinations]):
+    names = [destination.name for destination in settings.destinations]
+    for row in views.stuck(database, names, answered=True):
         if row["study_instance_uid"] in studies:
             yield Gap(
                 missing="delivery" if row["what"] == "delivery" else "analysis",

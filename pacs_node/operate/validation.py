@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ValidationCheck:
     """One figure against its limit."""
 
     model: str
@@ -64,7 +64,7 @@ class Validated:
     """Labels that do not decide."""
     unanswered: int
     """Labels for what no model had spoken of."""
-    checks: tuple[Check, ...]
+    checks: tuple[ValidationCheck, ...]
 
 
 def run(database: Database, limits: ValidationSettings) -> Validated:
@@ -95,10 +95,10 @@ def run(database: Database, limits: ValidationSettings) -> Validated:
 
 def last(database: Database) -> AuditEvent | None:
     """The newest validation, for whoever shows its figures; its details are those of `Validated`."""
-    return audit.last(database, "validation_")
+    return audit.last(database, *(AuditKind(f"validation_{verdict}") for verdict in Verdict))
 
 
-def _agreement(labels: Sequence[Recorded], limits: ValidationSettings) -> Iterator[Check]:
+def _agreement(labels: Sequence[Recorded], limits: ValidationSettings) -> Iterator[ValidationCheck]:
     """Sensitivity and specificity of each model, for images and for studies apart."""
     compared = [one for one in labels if one.label != Label.UNCERTAIN and one.positive is not None]
     groups = _grouped(compared, lambda one: (one.model_key or "", one.sop_instance_uid is None))
@@ -118,12 +118,12 @@ def _agreement(labels: Sequence[Recorded], limits: ValidationSettings) -> Iterat
                 verdict = Verdict.ALARM if high < limit else Verdict.PASSED
             model = members[-1].model_id or key[:12]
             where = "studies" if whole else "images"
-            yield Check(model, key, where, what, len(hits), value, low, high, limit, verdict)
+            yield ValidationCheck(model, key, where, what, len(hits), value, low, high, limit, verdict)
 
 
 def _drift(
     answers: Sequence[views.StationFinding], begin: float, limits: ValidationSettings
-) -> Iterator[Check]:
+) -> Iterator[ValidationCheck]:
     """Score, brightness and positive rate of each model's images at each station, against the days before."""
     for (key, station), members in _grouped(answers, lambda one: (one.model_key, one.station)).items():
         window = [one for one in members if one.created_at >= begin]
@@ -144,7 +144,9 @@ def _drift(
                 verdict = Verdict.ALARM if alarm else Verdict.PASSED
             where = f"station {station or 'not stated'}"
             model = members[-1].model_id
-            yield Check(model, key, where, what, len(window), value, None, None, limits.max_drift, verdict)
+            yield ValidationCheck(
+                model, key, where, what, len(window), value, None, None, limits.max_drift, verdict
+            )
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

@@ -16,18 +16,20 @@ from pacs_node.roles.lifecycle import Heartbeat, surviving
 def run(settings: Settings, stop: threading.Event) -> None:
     """The role that does the calendar work and watches the clock; of several, one does it."""
     from pacs_node.operate import retention
-    from pacs_node.operate.checks import Clock
+    from pacs_node.operate.checks import ClockWatch
     from pacs_node.operate.housekeeping import Calendar
 
     database = open_database(settings.database_url)
-    clock = Clock(database)
+    clock = ClockWatch(database)
     files = FileStore(settings.storage.path)
     if files.withdrawn():
         with surviving("retention"):
             retention.run(database, files, 0, ())
     with (
         Heartbeat(database, "housekeep") as heartbeat,
-        Calendar(database, settings.schedule, calendar_jobs(settings, database)) as calendar,
+        Calendar(
+            database, settings.schedule, calendar_jobs(settings, database), at_start=["echo"]
+        ) as calendar,
     ):
         heartbeat.ready()
         while not stop.is_set():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from pathlib import Path
 
 from pacs_node.config import Settings
@@ -13,16 +12,22 @@ from pacs_node.roles.lifecycle import Heartbeat
 
 
 def run(settings: Settings, stop: threading.Event, config: Path | None) -> None:
-    """The role that serves the pages, /metrics and /health."""
+    """Serve the pages, /metrics and /health until `stop` is set; `config` is the configuration file."""
     from pacs_node.analyze import decode, pixels
-    from pacs_node.web import app, server
+    from pacs_node.web import app
+    from pacs_node.web.access import Backend
+    from pacs_node.web.users import Users
 
     database = open_database(settings.database_url)
     files = FileStore(settings.storage.path)
-    services = app.Services(
+    backend = Backend(
+        settings,
+        database,
+        files,
+        Users(settings.web.users),
         display=lambda sha256: pixels.prepare(decode.read(files.path(sha256))).display,
-        try_out=partial(server.try_out, config),
+        config=config,
+        stop=stop,
     )
     with Heartbeat(database, "web") as heartbeat:
-        pages = app.create(settings, database, files, services, stop)
-        server.run(pages, settings, heartbeat.ready, stop)
+        app.serve(app.create(backend), settings, heartbeat.ready, stop)

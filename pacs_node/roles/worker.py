@@ -20,7 +20,7 @@ from pacs_node.config import Settings
 from pacs_node.dicom import reading
 from pacs_node.errors import PacsNodeError
 from pacs_node.files import FileStore
-from pacs_node.journal import deliveries, instances, studies
+from pacs_node.journal import deliveries, instances, queue, studies
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import (
     Analysis,
@@ -39,7 +39,7 @@ from pacs_node.report import source
 from pacs_node.roles import lifecycle
 from pacs_node.roles.lifecycle import Heartbeat, work_off
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = queue.MAX_ATTEMPTS
 RETRY_SECONDS = 10.0
 FAILURE_WINDOW_SECONDS = 3600.0
 HANG_SECONDS = 300.0

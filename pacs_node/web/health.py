@@ -1,13 +1,12 @@
-"""`/metrics`, `/health/live` and `/health/ready`: for Prometheus and for what watches over the node.
+"""`/metrics`, `/health/live` and `/health/ready`, for Prometheus and other monitoring.
 
-They ask for no login and tell nothing of any patient.
+They require no login and contain no patient data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from anyio import fail_after, to_thread
 from starlette.requests import Request
@@ -15,20 +14,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pacs_node.errors import JournalError
-from pacs_node.operate import checks
-from pacs_node.operate.metrics import Metrics
+from pacs_node.operate.metrics import NodeMetrics
+from pacs_node.operate.problems import readiness
+from pacs_node.web.access import backend
 
 ANSWER_SECONDS = 5.0
-"""A journal that has not answered by then does not answer: who asks must not wait for ever."""
-
-T = TypeVar("T")
+"""A journal that has not answered by then counts as unreachable: monitoring must not wait for ever."""
 
 
 async def metrics(request: Request) -> Response:
-    """The metrics in Prometheus's text format, or in OpenMetrics where that is asked for."""
-    state = request.app.state
+    """The metrics in Prometheus's text format, or in OpenMetrics if the client accepts it."""
+    state, node = request.app.state, backend(request)
     if not hasattr(state, "metrics"):
-        state.metrics = Metrics(state.settings, state.database, state.files)
+        state.metrics = NodeMetrics(node.settings, node.database, node.files)
     try:
         scrape = partial(state.metrics.scrape, request.headers.get("accept", ""))
         text, content_type = await to_thread.run_sync(scrape)
@@ -38,31 +36,32 @@ async def metrics(request: Request) -> Response:
 
 
 async def live(request: Request) -> Response:
-    """200 where this process answers and the journal can be read in time; else 503."""
-    database = request.app.state.database
-    found = await _in_time(lambda: {} if database.is_current else {"journal": "of another version"})
-    return _answer("live", found)
+    """200 if this process answers and can read the journal in time; else 503."""
+    database = backend(request).database
+    return await _answer("live", lambda: {} if database.is_current else {"journal": "of another version"})
 
 
 async def ready(request: Request) -> Response:
-    """200 where every role is ready and there is room for what is received; else 503 with what is missing."""
-    state = request.app.state
-    return _answer(
-        "ready", await _in_time(lambda: checks.lacking(state.settings, state.database, state.files))
+    """200 if every role is ready and there is room for new objects; else 503 with what is missing."""
+    node = backend(request)
+    # Without the messages' advice: this is public.
+    return await _answer(
+        "ready",
+        lambda: {
+            problem.subject: problem.message
+            for problem in readiness(node.settings, node.database, node.files)
+        },
     )
 
 
-routes = [Route("/metrics", metrics), Route("/health/live", live), Route("/health/ready", ready)]
-
-
-async def _in_time(ask: Callable[[], dict[str, str]]) -> dict[str, str]:
+async def _answer(name: str, missing_now: Callable[[], dict[str, str]]) -> Response:
     try:
         with fail_after(ANSWER_SECONDS):
-            return await to_thread.run_sync(ask, abandon_on_cancel=True)
+            missing = await to_thread.run_sync(missing_now, abandon_on_cancel=True)
     except (TimeoutError, JournalError):
-        return {"journal": "cannot be read"}
-
-
-def _answer(what: str, missing: dict[str, str]) -> Response:
-    body = {what: not missing, "missing": missing}
+        missing = {"journal": "cannot be read"}
+    body = {name: not missing, "missing": missing}
     return JSONResponse(body, 503 if missing else 200, headers={"cache-control": "no-store"})
+
+
+routes = [Route("/metrics", metrics), Route("/health/live", live), Route("/health/ready", ready)]

@@ -1,8 +1,9 @@
-"""How a page is made from its template."""
+"""Renders pages from their templates."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,27 @@ from starlette.responses import HTMLResponse
 from pacs_node import __version__
 
 
+@cache
 def environment() -> Environment:
-    """Jinja with our templates; everything is escaped, and a name that is not there is an error."""
-    made = Environment(
+    """The Jinja environment of the templates; everything is escaped, and an undefined name is an error."""
+    jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"when": when, "person": person, "duration": duration, "iso": iso}
-    made.filters |= {"without": lambda text, end: text.removesuffix(end).strip().replace(" %", "\u00a0%")}
-    made.filters |= {"percent": lambda value: f"{100 * value:.0f} %"}
-    made.globals["version"] = __version__
-    return made
+    jinja.filters |= {"when": when, "person": person, "duration": duration, "iso": iso}
+    jinja.filters |= {"without": lambda text, end: text.removesuffix(end).strip().replace(" %", "\u00a0%")}
+    jinja.filters |= {"percent": lambda value: f"{100 * value:.0f} %"}
+    jinja.globals["version"] = __version__
+    return jinja
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """A page, or a part of one, with the user who asks for it as `user`; None where nobody is logged in."""
-    templates: Environment = request.app.state.templates
+    """A page, or a part of one; its `user` is None if nobody is logged in."""
     user = getattr(request.state, "user", None)
-    page = templates.get_template(template).render(user=user, path=request.url.path, **context)
+    page = environment().get_template(template).render(user=user, path=request.url.path, **context)
     return HTMLResponse(page, status)
 
 
@@ -50,12 +51,12 @@ def iso(seconds: float) -> str:
 
 
 def person(name: str) -> str:
-    """A PatientName for people (PS3.5 6.2.1): its components, and its writings one after the other."""
+    """A PatientName for people (PS3.5 6.2.1): its components and representations separated by spaces."""
     return " ".join(name.replace("^", " ").replace("=", " ").split())
 
 
 def duration(seconds: float) -> str:
-    """How long something took, in two figures at most."""
+    """A duration with at most two digits."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
     for unit, size, limit in (("s", 1, 99.5), ("min", 60, 99.5 * 60), ("h", 3600, 47.5 * 3600)):

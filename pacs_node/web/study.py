@@ -1,4 +1,4 @@
-"""The page of one study: what was said of it, where it went, and what an administrator can do about it."""
+"""The page of one study: its answer, findings, reports, deliveries and audit trail, labels and actions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pacs_node.config import Settings
 from pacs_node.dicom import reading
-from pacs_node.files import FileStore
+from pacs_node.errors import DecodeError
 from pacs_node.journal import audit, feedback, studies, views
-from pacs_node.journal.database import Database
 from pacs_node.records import AuditEvent, Instance, InstanceState, Outcome, Point, StudyState
 from pacs_node.report.text import as_text
 from pacs_node.web import images
-from pacs_node.web.access import asker, page
-from pacs_node.web.pages import render, when
+from pacs_node.web.access import backend, page, user
+from pacs_node.web.pages import person, render, when
 from pacs_node.web.users import Role
 
 PARTS = ("answer", "record", "labels")
-"""What of the page renews itself, each a template of its own."""
+"""The parts of the page that refresh themselves, each a template."""
 _PATIENT = {
     "PatientName": "Patient",
     "PatientID": "ID",
@@ -37,224 +35,234 @@ _PATIENT = {
     "AccessionNumber": "Accession",
     "StudyDescription": "Description",
 }
-_UNTOLD = ("digest", "content_key", "model_key", "model_sha256", "results", "sha256", "who")
-"""Details of audit events that a person can do nothing with here; `audit export` has them."""
+_HIDDEN = (
+    *("digest", "content_key", "model_key", "model_sha256", "results", "sha256"),
+    *("who", "phrase", "caveat"),
+)
+"""Details of audit events that the page leaves out or shows elsewhere; `audit export` has them all."""
 _ACTIONS = {
-    "retry": ({}, "What failed is tried again."),
-    "amend": ({"new": True}, "A new report is being made; it replaces the one before."),
+    "retry": ({}, "Everything that failed is retried."),
+    "amend": ({"new": True}, "A new report is being made; it replaces the previous one."),
     "reanalyze": (
         {"reanalyze": True},
-        "The images are being analyzed again; a new report replaces the one before.",
+        "The images are being analyzed again; a new report replaces the previous one.",
     ),
 }
-"""What `retry_study` is told, and the user."""
+"""The arguments of `retry_study`, and the message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What people read first; `kind` is positive, negative, none (not analyzed) or waiting."""
+class Headline:
+    """The answer as people read it first; `kind` is positive, negative, none (not analyzed) or waiting."""
 
     kind: str
-    headline: str
+    text: str
     lines: tuple[str, ...]
 
 
 def study(request: Request) -> Response:
-    """The whole page. Who may see patients looks at one, which is audited."""
-    found, uid = _found(request), request.path_params["study"]
-    if asker(request).role.may(Role.RADIOLOGIST):
-        images.look(request, uid)
-    return render(request, "study.html", **_context(request, found))
+    """The whole page. Opening it counts as a view of the patient, unless the role may see none."""
+    view = _view(request)
+    if user(request).role.may(Role.RADIOLOGIST):
+        images.record_view(request, view["study_instance_uid"])
+    return render(request, "study.html", **_context(request, view))
 
 
 def part(request: Request) -> Response:
-    """One of PARTS, for the page that renews itself."""
+    """One of PARTS, for a page that refreshes itself."""
     name = request.path_params["part"]
     if name not in PARTS:
         raise HTTPException(404, "This page has no such part.")
-    return render(request, f"study_{name}.html", **_context(request, _found(request)))
+    return render(request, f"study_{name}.html", **_context(request, _view(request)))
 
 
 def act(request: Request) -> Response:
-    """Try again, amend or analyze again, as an administrator confirmed."""
-    found, what = _found(request), request.path_params["what"]
-    if what not in _ACTIONS:
+    """Retry, amend or reanalyze the study, after the administrator's confirmation."""
+    uid, action = _view(request)["study_instance_uid"], request.path_params["action"]
+    if action not in _ACTIONS:
         raise HTTPException(404, "There is no such action.")
     if request.state.form.get("confirm") != "yes":
-        raise HTTPException(400, "This wants to be confirmed.")
-    uid = found["study_instance_uid"]
-    options, told = _ACTIONS[what]
-    studies.retry_study(request.app.state.database, uid, asker(request).name, **options)
-    return done(request, uid, told)
+        raise HTTPException(400, "Please confirm this action.")
+    options, message = _ACTIONS[action]
+    studies.retry_study(backend(request).database, uid, user(request).name, **options)
+    return _done(request, uid, message)
 
 
 def label(request: Request) -> Response:
-    """Record what somebody says that a study or an image of it really shows."""
-    found, form = _found(request), request.state.form
-    uid, image = found["study_instance_uid"], str(form.get("image") or "") or None
+    """Record a user's label of the study or of one of its images."""
+    uid, form = _view(request)["study_instance_uid"], request.state.form
+    image = str(form.get("image") or "") or None
     try:
-        said = feedback.Label(str(form.get("label")))
+        value = feedback.Label(str(form.get("label")))
         points = _points(str(form.get("region") or "[]"))
     except ValueError:
-        raise HTTPException(400, "A label is positive, negative or uncertain; a place has corners.") from None
-    database: Database = request.app.state.database
-    known = {one.instance.sop_instance_uid: one for one in images.shown(request, uid, ())}
-    if image is not None and image not in known:
-        raise HTTPException(404, "This study has no such image.")
-    if points and (image is None or not images.bounded(known[image], points)):
-        raise HTTPException(400, "A marked place lies within one image.")
+        raise HTTPException(
+            400, "A label is positive, negative or uncertain; a region is a polygon."
+        ) from None
+    radiograph = images.find(request, uid, image) if image else None
+    if points and not (radiograph and radiograph.contains(points)):
+        raise HTTPException(400, "A marked region lies within one image.")
+    database = backend(request).database
     given = feedback.Feedback(
-        label=said,
-        who=asker(request).name,
+        label=value,
+        who=user(request).name,
         study_instance_uid=uid,
         sop_instance_uid=image,
-        # Said again after another label, the same words are a correction and no repetition.
+        # With its time, the same label after a different one is a correction and not a repetition.
         at=database.clock(),
         region=points,
         comment=str(form.get("comment") or "").strip()[:1000],
         source="web",
     )
     feedback.add(database, [given])
-    return done(request, uid, "Thank you: recorded with your name.")
+    return _done(request, uid, "Thank you: recorded with your name.")
 
 
 def _points(text: str) -> tuple[Point, ...]:
-    """A polygon as JSON; ValueError where it is none."""
+    """A polygon from JSON. Raises ValueError."""
     try:
         return tuple((float(x), float(y)) for x, y in json.loads(text))
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
-def done(request: Request, uid: str, told: str) -> Response:
-    """After a change: a line for the page that asked, which then renews itself; else the page again."""
+def _done(request: Request, uid: str, message: str) -> Response:
+    """The answer to a change: a message for the page, which then refreshes; else the page again."""
     if "HX-Request" in request.headers:
-        answer = render(request, "study_done.html", told=told)
+        answer = render(request, "study_done.html", message=message)
         answer.headers["HX-Trigger"] = "renew"
         return answer
     return RedirectResponse(f"/studies/{quote(uid, safe='')}", status_code=303)
 
 
-def _found(request: Request) -> dict[str, Any]:
-    found = views.study(request.app.state.database, request.path_params["study"])
-    if found is None:
+def _view(request: Request) -> dict[str, Any]:
+    view = views.study(backend(request).database, request.path_params["study"])
+    if view is None:
         raise HTTPException(404, "No such study was received, or it was deleted after its retention time.")
-    return found
+    return view
 
 
-def _context(request: Request, found: dict[str, Any]) -> dict[str, Any]:
-    """All that the templates need; nothing about the patient where the user may not see it."""
-    database: Database = request.app.state.database
-    settings: Settings = request.app.state.settings
-    uid = found["study_instance_uid"]
-    may_see = asker(request).role.may(Role.RADIOLOGIST)
+def _context(request: Request, view: dict[str, Any]) -> dict[str, Any]:
+    """The values of the templates, without the patient if the user may not see it."""
+    database, uid = backend(request).database, view["study_instance_uid"]
+    may_see = user(request).role.may(Role.RADIOLOGIST)
     events = list(audit.events(database, uid))
-    pictures = images.shown(request, uid, events)
-    every = studies.study_instances(database, uid)
-    documents = [_document(request, one["sr_sha256"]) for one in found["reports"]]
-    names = {one.instance.sop_instance_uid: one.name for one in pictures}
-    names |= {one["sop_instance_uid"]: one["role"] for one in found["results"]}
+    radiographs = images.radiographs(request, uid, events)
+    objects = studies.study_instances(database, uid)
+    documents = [_document(request, report["sr_sha256"]) for report in view["reports"]]
+    names = {image.instance.sop_instance_uid: image.name for image in radiographs}
+    names |= {result["sop_instance_uid"]: result["role"] for result in view["results"]}
+    reports = [
+        report | {"text": as_text(document) if document else ""}
+        for report, document in zip(view["reports"], documents, strict=True)
+    ]
+    # The radiographs with a finding come first, a positive one before the others.
+    worst = radiographs[0] if radiographs and radiographs[0].last else None
+    positive = next((image for image in radiographs if image.outcome == "positive"), worst)
     return {
-        "study": found,
+        "study": view,
         "address": f"/studies/{quote(uid, safe='')}",
         "may_see": may_see,
-        "may_act": asker(request).role.may(Role.ADMIN),
-        "answer": _answer(found, every, documents[-1] if documents else None),
-        "research": settings.report.label,
-        "patient": _patient(pictures, every) if may_see else None,
-        "images": pictures,
+        "may_act": user(request).role.may(Role.ADMIN),
+        "headline": _headline(view, objects, documents[-1] if documents else None, worst),
+        "research": backend(request).settings.report.label,
+        "patient": _patient(radiographs, objects) if may_see else None,
+        "images": radiographs,
         "kinds": sorted(
-            {f"{one.instance.modality}, {one.place}, {one.marker or 'unpaired'}" for one in pictures}
+            {
+                f"{image.instance.modality}, {image.place}, {image.marker or 'unpaired'}"
+                for image in radiographs
+            }
         ),
-        "others": [one for one in every if one.sop_instance_uid not in names],
-        "outcome": _outcome(pictures),
-        "reports": [
-            report | {"text": as_text(document) if document else ""}
-            for report, document in zip(found["reports"], documents, strict=True)
-        ][::-1],
+        "others": [each for each in objects if each.sop_instance_uid not in names],
+        "outcome": positive.outcome if positive else "",
+        "phrase": positive.phrase if positive else "",
+        "concept": str(positive.model.get("finding") or "Finding") if positive else "Finding",
+        "reports": reports[::-1],
         "labels": feedback.every(database, study=uid)[::-1],
         "names": names,
         "events": [_line(event, names) for event in events],
-        "senders": sorted({f"{one.calling_ae_title} {one.address}".strip() or "unknown" for one in every}),
+        "senders": sorted(
+            {f"{each.calling_ae_title} {each.address}".strip() or "unknown" for each in objects}
+        ),
     }
 
 
 def _document(request: Request, sha256: str | None) -> Dataset | None:
-    """A report as it was stored; None where retention took it."""
-    files: FileStore = request.app.state.files
+    """A stored report; None if it was deleted after its retention time, or is damaged."""
     try:
-        return reading.header(files.path(sha256)) if sha256 else None
-    except FileNotFoundError:
+        return reading.header(backend(request).files.path(sha256)) if sha256 else None
+    except (FileNotFoundError, DecodeError):
         return None
 
 
-def _answer(found: dict[str, Any], every: Sequence[Instance], document: Dataset | None) -> Answer:
-    """In the words of the newest report; `document` is it, None where it is gone or there is none."""
-    last = found["reports"][-1] if found["reports"] else None
-    before = () if last is None else (f"The report of {when(last['created_at'])} said: {last['summary']}",)
-    if found["state"] == StudyState.OPEN:
-        waiting = sum(one.state == InstanceState.RECEIVED for one in every)
+def _headline(
+    view: dict[str, Any],
+    objects: Sequence[Instance],
+    document: Dataset | None,
+    worst: images.Radiograph | None,
+) -> Headline:
+    """The answer in the words of the newest report, whose `document` may be gone."""
+    last = view["reports"][-1] if view["reports"] else None
+    previous = (f"The report of {when(last['created_at'])}: {last['summary']}",) if last else ()
+    if view["state"] == StudyState.OPEN:
+        waiting = sum(each.state == InstanceState.RECEIVED for each in objects)
         why = "a new report is being made" if last else "not reported yet"
-        lines = (f"{waiting} of {len(every)} objects wait to be analyzed.", *before)
-        return Answer("waiting", f"IN PROGRESS: {why}", lines)
-    if last is None or found["state"] in (StudyState.SKIPPED, StudyState.FAILED):
-        return Answer("none", f"NOT ANALYZED: {found['reason'] or 'no reason was given'}", before)
-    failed = sum(one.state == InstanceState.FAILED for one in every)
-    gaps = [f"{failed} of {len(every)} objects could not be analyzed."] if failed else []
-    gaps += [f"Not received: {len(found['missing'])} images of this study."] if found["missing"] else []
-    said = str(document.get("SeriesDescription") or "") if document else ""
+        lines = (f"{waiting} of {len(objects)} objects wait to be analyzed.", *previous)
+        return Headline("waiting", f"IN PROGRESS: {why}", lines)
+    if last is None or view["state"] in (StudyState.SKIPPED, StudyState.FAILED):
+        return Headline("none", f"NOT ANALYZED: {view['reason'] or 'no reason was recorded'}", previous)
+    failed = sum(each.state == InstanceState.FAILED for each in objects)
+    gaps = [f"{failed} of {len(objects)} objects could not be analyzed."] if failed else []
+    gaps += [f"Not received: {len(view['missing'])} images of this study."] if view["missing"] else []
     lines = (last["summary"], *gaps)
+    if last["outcome"] == Outcome.FAILED:
+        return Headline("none", f"NOT ANALYZED: {view['reason'] or 'see the report'}", lines)
+    text = str(document.get("SeriesDescription") or "") if document else ""
+    # Without its document, the report's summary begins with the same words.
+    text = text or str(last["summary"]).partition(" (")[0]
     if last["outcome"] == Outcome.POSITIVE:
-        return Answer("positive", said or "AI: Fracture suspected", lines)
-    if last["outcome"] == Outcome.NEGATIVE:
-        said = said or "AI: no fracture suspected"
-        return Answer("negative", f"{said} – does not exclude a fracture", lines)
-    return Answer("none", f"NOT ANALYZED: {found['reason'] or 'see the report'}", lines)
+        return Headline("positive", text, lines)
+    caveat = str(worst.model.get("caveat") or "") if worst else ""
+    return Headline("negative", f"{text}. {caveat}" if caveat else text, lines)
 
 
-def _outcome(pictures: Sequence[images.Shown]) -> str:
-    """What was said of the study as a whole, as `feedback` counts it."""
-    outcomes = {one.outcome for one in pictures} - {""}
-    return "positive" if "positive" in outcomes else "negative" if outcomes else ""
-
-
-def _patient(pictures: Sequence[images.Shown], every: Sequence[Instance]) -> dict[str, str]:
-    """Who it is, from the image received last; two patients in one study are both named."""
-    newest = max(pictures, key=lambda one: one.instance.id, default=None)
+def _patient(radiographs: Sequence[images.Radiograph], objects: Sequence[Instance]) -> dict[str, str]:
+    """The patient, from the newest image; two patients in one study are both named."""
+    newest = max(radiographs, key=lambda image: image.instance.id, default=None)
     header = newest.header if newest else Dataset()
-    told = {title: _date(str(header.get(keyword) or "")) for keyword, title in _PATIENT.items()}
-    people = sorted({(one.patient_name, one.patient_id) for one in every})
-    told["Patient"] = " / ".join(name.replace("^", " ").strip() or "no name" for name, _ in people)
-    told["ID"] = " / ".join(number or "no ID" for _, number in people)
-    return {title: value for title, value in told.items() if value}
-
-
-def _date(text: str) -> str:
-    """A DICOM date as 1980-01-31; any other text as it is."""
-    return re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", text)
+    # Dates as 1980-01-31.
+    facts = {
+        title: re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", str(header.get(keyword) or ""))
+        for keyword, title in _PATIENT.items()
+    }
+    people = sorted({(each.patient_name, each.patient_id) for each in objects})
+    facts["Patient"] = " / ".join(person(name) or "no name" for name, _ in people)
+    facts["ID"] = " / ".join(number or "no ID" for _, number in people)
+    return {title: value for title, value in facts.items() if value}
 
 
 def _line(event: AuditEvent, names: dict[str, str]) -> dict[str, Any]:
-    """One event of the audit log for people: when, what, of which object, who, and the details that tell."""
-    told = {key: value for key, value in event.details.items() if key not in _UNTOLD}
+    """An audit event for people: time, kind, object, user and the details of interest."""
+    uid = event.sop_instance_uid or ""
     return {
         "at": event.at,
         "event": event.event.replace("_", " "),
-        "object": names.get(event.sop_instance_uid or "", event.sop_instance_uid or ""),
+        "object": names.get(uid, uid),
         "who": event.details.get("who", ""),
         "details": ", ".join(
-            f"{key.replace('_', ' ')} {_value(value)}"
-            for key, value in told.items()
-            if value not in (None, "", [], {})
+            f"{key.replace('_', ' ')} {_text(value)}"
+            for key, value in event.details.items()
+            if key not in _HIDDEN and value not in (None, "", [], {})
         ),
     }
 
 
-def _value(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_value(one)}" for key, one in value.items())
+        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_value, value))
+        return ", ".join(map(_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -264,5 +272,5 @@ routes = [
     page("/studies/{study}", study, Role.VIEWER),
     page("/studies/{study}/parts/{part}", part, Role.VIEWER),
     page("/studies/{study}/labels", label, Role.RADIOLOGIST, "POST"),
-    page("/studies/{study}/actions/{what}", act, Role.ADMIN, "POST"),
+    page("/studies/{study}/actions/{action}", act, Role.ADMIN, "POST"),
 ]

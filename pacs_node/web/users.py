@@ -1,4 +1,4 @@
-"""Who may log in: a file of names, roles and argon2 hashes."""
+"""The users of the pages: a file of names, roles and argon2 hashes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SHORTEST_PASSWORD = 12
 
 
 class Role(StrEnum):
-    """What somebody may see and do; each may what those before it may."""
+    """A user's permissions; each role includes those before it."""
 
     VIEWER = "viewer"
-    """Operation and quality: states, results, figures and audit trail; no patient, no image, no action."""
+    """Operation and quality: states, results, figures and audit trail; no patients, images or actions."""
     RADIOLOGIST = "radiologist"
-    """Patients and images; says what was right."""
+    """Patients and images; records labels."""
     ADMIN = "admin"
-    """Tries again, analyzes again, gives up; sees the configuration."""
+    """Retries, reanalyzes, gives up and dismisses; sees the configuration."""
 
     def may(self, needed: Role) -> bool:
         """Whether this role includes the needed one."""
@@ -39,12 +39,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who is logged in."""
+    """A user who is logged in."""
 
     name: str
     role: Role
     by_proxy: bool = False
-    """Whether a proxy logged them in, so that logging out is the proxy's affair."""
+    """Whether a proxy logged the user in, and so has to log them out."""
 
 
 class _Entry(BaseModel):
@@ -59,7 +59,7 @@ class _File(BaseModel):
 
 
 class Users:
-    """The file of users, read again when it was changed. Raises ConfigError where it is not one."""
+    """The file of users, read again when it changes. Raises ConfigError if it is invalid."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,32 +67,32 @@ class Users:
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Everybody's role, by name; empty where there is no file."""
+        """Every user's role, by name; empty without a file."""
         return {name: entry.role for name, entry in self._entries().items()}
 
     def check(self, name: str, password: str) -> Role | None:
-        """The role of whom the password proves; None for a wrong password or name, after the same work."""
+        """The role of the user with this password; None for a wrong password or name, after the same work."""
         entry = self._entries().get(name)
         try:
-            self._hasher.verify(entry.password if entry else _nobody(), password)
+            self._hasher.verify(entry.password if entry else _decoy(), password)
         except (VerificationError, InvalidHashError):
             return None
         return entry.role if entry else None
 
     def set(self, name: str, role: Role, password: str) -> None:
-        """Add somebody, or change their role and password. Raises ConfigError for a bad name or password."""
+        """Add a user, or change their role and password. Raises ConfigError for a bad name or password."""
         if len(password) < SHORTEST_PASSWORD:
             raise ConfigError(f"a password has at least {SHORTEST_PASSWORD} characters")
         entry = _Entry(role=role, password=self._hasher.hash(password))
         self._write({**self._entries(), name: entry})
 
     def remove(self, name: str) -> bool:
-        """Remove somebody, who is out at once; False where there is no such user."""
+        """Remove a user, whose sessions end at once; False if there is no such user."""
         entries = dict(self._entries())
-        found = entries.pop(name, None)
-        if found:
+        is_known = entries.pop(name, None) is not None
+        if is_known:
             self._write(entries)
-        return found is not None
+        return is_known
 
     def _entries(self) -> dict[str, _Entry]:
         try:
@@ -102,12 +102,12 @@ class Users:
         return _read(self.path, stat.st_mtime_ns, stat.st_size)
 
     def _write(self, entries: dict[str, _Entry]) -> None:
-        _validated(self.path, {"users": {name: entry.model_dump() for name, entry in entries.items()}})
-        text = toml.dump({"users": {name: entry.model_dump(mode="json") for name, entry in entries.items()}})
+        data = {"users": {name: entry.model_dump(mode="json") for name, entry in entries.items()}}
+        _validated(self.path, data)
         # Whole or not at all, and never readable by others.
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"# Written by `pacs-node users`.\n{text}")
+            file.write(f"# Written by `pacs-node users`.\n{toml.dump(data)}")
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(self.path)
@@ -119,10 +119,10 @@ def _read(path: Path, _changed: int, _size: int) -> dict[str, _Entry]:
 
 
 def _validated(path: Path, data: object) -> _File:
-    # Without the values: one may be a hash, or a password that was written there by mistake.
+    # Without the values: they are hashes, or passwords written there by mistake.
     return toml.validated(_File, data, f"web.users: {path}", show_values=False)
 
 
 @cache
-def _nobody() -> str:
-    return PasswordHasher().hash("nobody has this one")
+def _decoy() -> str:
+    return PasswordHasher().hash("no user has this password")

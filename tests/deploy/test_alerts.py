@@ -10,7 +10,7 @@ from pathlib import Path
 from pacs_node.config import Settings, StorageSettings
 from pacs_node.files import FileStore
 from pacs_node.journal.database import open_database
-from pacs_node.operate.metrics import Metrics
+from pacs_node.operate.metrics import NodeMetrics
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "alerts.yml"
 
@@ -35,7 +35,7 @@ def test_each_fires_for_what_it_is_there_for_and_none_for_a_healthy_node(tool: C
 
 def test_they_use_what_is_exported_and_what_starts_at_zero(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/journal.sqlite")
-    metrics = Metrics(Settings(storage=StorageSettings(path=tmp_path)), database, FileStore(tmp_path))
+    metrics = NodeMetrics(Settings(storage=StorageSettings(path=tmp_path)), database, FileStore(tmp_path))
     families = {one.name + ("_total" if one.type == "counter" else ""): one for one in metrics.collect()}
     database.close()
     rules = RULES.read_text()

@@ -51,7 +51,7 @@ def events_of(database: Database, kind: str) -> list[AuditEvent]:
 def test_deliveries_in_progress_are_not_listed(database: Database, reported: None) -> None:
     answer(database, "pacs", PENDING, times=deliveries.STALLED_ATTEMPTS - 1)
     assert views.stuck(database, ["pacs", "vna"]) == []
-    assert views.stuck_counts(database, ["pacs", "vna"]) == {}
+    assert views.stuck_groups(database, ["pacs", "vna"]) == []
 
 
 def test_stuck_deliveries_are_listed_with_their_reason(
@@ -63,14 +63,17 @@ def test_stuck_deliveries_are_listed_with_their_reason(
     answer(database, "vna", QUARANTINED)
     rows = views.stuck(database, ["pacs", "vna"])
     assert [(row["destination"], row["trouble"], row["since_at"]) for row in rows] == [
-        *[("pacs", "STALLED", made_at)] * 2,
         *[("vna", "QUARANTINED", made_at + 100)] * 2,
+        *[("pacs", "STALLED", made_at)] * 2,
     ]
     assert {(row["last_status"], row["reason"]) for row in rows} == {(0xA700, "out of resources")}
-    assert [row["attempts"] for row in rows] == [10, 10, 1, 1]
-    assert [row["next_try_at"] for row in rows] == [made_at, made_at, None, None]
+    assert [row["attempts"] for row in rows] == [1, 1, 10, 10]
+    assert [row["next_try_at"] for row in rows] == [None, None, made_at, made_at]
     # Nobody sends to what is configured no more; what it refused stays refused.
-    assert views.stuck_counts(database, []) == {"NO DESTINATION": 2, "QUARANTINED": 2}
+    assert views.stuck_groups(database, []) == [
+        ("NO DESTINATION", "pacs", 2, made_at),
+        ("QUARANTINED", "vna", 2, made_at + 100),
+    ]
 
 
 def test_failed_images_and_studies_are_listed_too(

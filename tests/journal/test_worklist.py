@@ -81,8 +81,8 @@ def test_the_states_are_those_of_the_commands(
     assert set(states.values()) == {*VisibleState}
     for uid, visible in states.items():
         assert uids(database, state=visible) == [uid]
-    assert views.count_failed_studies(database, clock.now) == 1
-    assert views.count_failed_studies(database, clock.now + 1) == 0
+    (failed,) = views.failed_studies(database, 10)
+    assert (failed.state, failed.reason, failed.images) == ("FAILED", "why", 0)
 
 
 def test_a_study_is_delivered_only_once_it_is_committed(
@@ -225,11 +225,16 @@ def test_the_newest_events_after_a_number(database: Database) -> None:
     assert digest != FIRST_HASH
     names = ("calendar_disk", "calendar_failed")
     newest = [(event.event, event.details) for event in audit.newest(database, names)]
-    assert newest == [
-        ("calendar_failed", {"job": "disk"}),
-        ("calendar_failed", {"job": "echo"}),
-        ("calendar_disk", {"n": 2}),
-    ]
+    assert newest == [("calendar_failed", {"job": "echo"}), ("calendar_disk", {"n": 2})]
+    (failed,) = audit.newest(database, ["calendar_failed"], job="disk")
+    assert failed.seq == 2
+    last = audit.last(database)
+    assert last is not None
+    assert last.event == "received"
+    for job, kind in (("disk", "calendar_disk"), ("echo", "calendar_failed")):
+        run = audit.last_run(database, job)
+        assert run is not None
+        assert run.event == kind
     assert audit.newest(database, names, seq) == []
     database.audit(AuditKind.CALENDAR_DISK, n=3)
     assert [event.details for event in audit.newest(database, names, seq)] == [{"n": 3}]

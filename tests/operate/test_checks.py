@@ -103,11 +103,11 @@ def test_after_the_clock_went_back_nothing_waits_for_the_time_to_come_again(
     database: Database, clock: Clock, arrival: Callable[..., Arrival], is_running: bool
 ) -> None:
     instances.register(database, [arrival(skip_reason="not an X-ray")], 60)
-    watch = checks.Clock(database)
+    watch = checks.ClockWatch(database)
     watch.check(is_leading=True)
     clock.now -= 3600
     if not is_running:
-        watch = checks.Clock(database)
+        watch = checks.ClockWatch(database)
     watch.check(is_leading=True)
     watch.check(is_leading=True)
     assert events(database, "clock_jumped") == ["clock_jumped"]
@@ -119,7 +119,7 @@ def test_after_the_clock_went_back_nothing_waits_for_the_time_to_come_again(
 
 def test_only_the_leader_acts_and_a_small_step_is_none(database: Database, clock: Clock) -> None:
     clock.now = time.time()
-    watch = checks.Clock(database)
+    watch = checks.ClockWatch(database)
     clock.now -= 4
     watch.check(is_leading=True)
     clock.now -= 3600

@@ -39,6 +39,6 @@ def test_a_job_can_be_done_now(tmp_path: Path, free_port: Callable[[], int]) -> 
     told = json.loads(run("status", "--json").stdout)
     assert "is closed" in told["unreachable"]["pacs"]
     assert told["disk_low"] is False
-    assert "unreachable: pacs" in run("status").stdout
+    assert "destination pacs: unreachable: " in run("status").stdout
     assert audit.verify(database)[1] is None
     database.close()

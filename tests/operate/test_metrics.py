@@ -16,7 +16,7 @@ from pacs_node.files import FileStore
 from pacs_node.journal import commitments, deliveries, feedback, instances, processes
 from pacs_node.journal.database import Database
 from pacs_node.operate import housekeeping, validation
-from pacs_node.operate.metrics import Metrics
+from pacs_node.operate.metrics import NodeMetrics
 from pacs_node.records import (
     Analysis,
     Arrival,
@@ -39,14 +39,14 @@ def files(tmp_path: Path) -> FileStore:
 
 
 @pytest.fixture
-def metrics(database: Database, files: FileStore) -> Metrics:
+def metrics(database: Database, files: FileStore) -> NodeMetrics:
     pacs = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
     settings = Settings(destinations=(pacs,), storage=StorageSettings(path=files.root, min_free_gb=0.5))
-    return Metrics(settings, database, files)
+    return NodeMetrics(settings, database, files)
 
 
 @pytest.fixture
-def read(metrics: Metrics) -> Read:
+def read(metrics: NodeMetrics) -> Read:
     """The samples that a scrape gives: by name and labels, as they stand in the text."""
 
     def scrape() -> dict[str, float]:
@@ -193,7 +193,9 @@ def test_jobs_and_the_last_validation(
     ]
     assert set(feedback.add(database, labels)) == {feedback.Receipt.ADDED}
     clock.now += 60
-    housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {"pacs": "no answer"}})
+    housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {}})
+    assert read()["pacsnode_destination_up pacs"] == 1
+    deliveries.record_reach(database, "pacs", "no answer")
     validation.run(database, ValidationSettings(min_labels=3))
     found = read()
     assert found["pacsnode_task_last_success_timestamp_seconds backup"] == began
@@ -204,7 +206,7 @@ def test_jobs_and_the_last_validation(
 
 
 def test_nothing_that_is_told_names_a_patient_and_the_text_is_well_formed(
-    database: Database, arrival: Callable[..., Arrival], metrics: Metrics
+    database: Database, arrival: Callable[..., Arrival], metrics: NodeMetrics
 ) -> None:
     instances.register(database, [arrival(patient_name=NAME, patient_id=NAME, modality=NAME[:16])], 0.0)
     text, content_type = metrics.scrape()
@@ -215,7 +217,7 @@ def test_nothing_that_is_told_names_a_patient_and_the_text_is_well_formed(
     assert openmetrics.endswith(b"# EOF\n")
 
 
-def test_the_documents_table_is_what_is_exported(metrics: Metrics) -> None:
+def test_the_documents_table_is_what_is_exported(metrics: NodeMetrics) -> None:
     row = r"^\| `(pacsnode_\w+)(?:\{(.*?)\})?` \| (\w+) \|"
     documented = re.findall(row, OPERATIONS.read_text(), re.MULTILINE)
     suffixes = {"counter": "_total", "info": "_info"}

@@ -22,7 +22,7 @@ from pacs_node.journal import audit, feedback, instances
 from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label, Receipt
 from pacs_node.operate import validation
-from pacs_node.operate.validation import Check, Verdict
+from pacs_node.operate.validation import ValidationCheck, Verdict
 from pacs_node.records import Analysis, Arrival, Finding, ModelIdentity
 from pacs_node.training import dataset
 
@@ -66,7 +66,7 @@ def label(database: Database, studies: Sequence[str], *labels: Label, images: bo
     assert set(feedback.add(database, given)) == {Receipt.ADDED}
 
 
-def check(found: validation.Validated, what: str, where: str) -> Check:
+def check(found: validation.Validated, what: str, where: str) -> ValidationCheck:
     (one,) = [one for one in found.checks if (one.what, one.where) == (what, where)]
     return one
 

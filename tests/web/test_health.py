@@ -7,10 +7,13 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 
 from pacs_node.config import Settings, StorageSettings
@@ -19,6 +22,8 @@ from pacs_node.journal import processes
 from pacs_node.journal.database import Database, open_database
 from pacs_node.records import AuditKind, RunningRole
 from pacs_node.web import health
+from pacs_node.web.access import Backend
+from pacs_node.web.users import Users
 
 Get = Callable[[str], tuple[int, str]]
 
@@ -34,9 +39,14 @@ def database(journal_url: str) -> Iterator[Database]:
 def app(database: Database, tmp_path: Path) -> Starlette:
     app = Starlette(routes=health.routes)
     settings = Settings(storage=StorageSettings(path=tmp_path / "storage", min_free_gb=0))
-    app.state.settings, app.state.database = settings, database
-    app.state.files = FileStore(settings.storage.path)
+    users = Users(settings.web.users)
+    display = _no_display
+    app.state.backend = Backend(settings, database, FileStore(settings.storage.path), users, display)
     return app
+
+
+def _no_display(sha256: str) -> NDArray[np.float32]:
+    raise AssertionError("no image is to be displayed")
 
 
 @pytest.fixture
@@ -81,8 +91,10 @@ def test_ready_only_when_every_role_is(get: Get, database: Database) -> None:
 
 def test_not_ready_without_room(get: Get, app: Starlette, database: Database) -> None:
     beat(database, *processes.ROLES)
-    storage = app.state.settings.storage.model_copy(update={"min_free_gb": 1e9})
-    app.state.settings = app.state.settings.model_copy(update={"storage": storage})
+    settings = app.state.backend.settings
+    storage = settings.storage.model_copy(update={"min_free_gb": 1e9})
+    full = settings.model_copy(update={"storage": storage})
+    app.state.backend = replace(app.state.backend, settings=full)
     status, body = get("/health/ready")
     assert (status, list(json.loads(body)["missing"])) == (503, ["disk"])
     assert get("/health/live")[0] == 200
@@ -133,7 +145,7 @@ def test_a_journal_that_does_not_answer_in_time_is_told(
             asked.set()
             return end.wait(60)
 
-    app.state.database = Hanging()
+    app.state.backend = replace(app.state.backend, database=Hanging())
     monkeypatch.setattr(health, "ANSWER_SECONDS", 0.2)
     status, body = get("/health/live")
     assert asked.is_set()

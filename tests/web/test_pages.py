@@ -20,8 +20,8 @@ from pacs_node.journal.database import Database
 from pacs_node.journal.feedback import Feedback, Label
 from pacs_node.journal.transaction import FIRST_HASH
 from pacs_node.operate import housekeeping
+from pacs_node.operate.problems import problems
 from pacs_node.records import Arrival, AuditKind, DeliveryState, Finding, ModelIdentity, RunningRole
-from pacs_node.web.alarms import Alarms
 
 PACS = Destination(name="pacs", kind="stow", url="http://127.0.0.1:1/x", password="hunter3")
 RENEWAL = {"HX-Request": "true", "X-Renewal": "1"}
@@ -89,9 +89,9 @@ def test_the_list_says_what_it_does_not_know(
 ) -> None:
     receive("2.1")
     client = node.enter("viewer")
-    assert "waits to be analyzed" in client.get("/").text
+    assert "waiting to be analyzed" in client.get("/").text
     steps.analyze()
-    assert "waits for the end of the quiet period" in client.get("/").text
+    assert "waiting for the end of the quiet period" in client.get("/").text
     steps.report(destinations=("pacs",))
     text = client.get("/").text
     assert re.search(r"READY.*summary.*12 %", text, re.DOTALL)
@@ -109,30 +109,32 @@ def test_parts_come_alone_and_the_address_keeps_the_filters(node: Door, receive:
     assert part.headers["hx-push-url"] == "/?state=OPEN&from=garbage&before=x"
     assert "<html" not in part.text
     assert 'hx-get="/?state=OPEN&amp;from=garbage&amp;before=x"' in part.text
-    assert 'id="said" hx-swap-oob' in part.text
-    said = re.search(r'"said": "([^"]*)"', part.text)
+    assert 'id="announcement" hx-swap-oob' in part.text
+    said = re.search(r'"announced": "([^"]*)"', part.text)
     assert said
-    renewed = client.get("/", params={"state": "OPEN", "said": said[1]}, headers=RENEWAL)
+    renewed = client.get("/", params={"state": "OPEN", "announced": said[1]}, headers=RENEWAL)
     assert "hx-push-url" not in renewed.headers
-    assert 'id="said"' not in renewed.text, "nothing new is to be said"
+    assert 'id="announcement"' not in renewed.text, "nothing new is to be said"
     assert "selected>OPEN" in client.get("/?state=OPEN").text
 
 
 def test_alarms_come_and_go(
     node: Door, receive: Callable[..., None], steps: Steps, database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    alarms = Alarms(node.settings, database, FileStore(tmp_path / "storage"))
+    files = FileStore(tmp_path / "storage")
 
     def now() -> list[str]:
-        return [one.text for one in alarms.now()]
+        return [str(problem) for problem in problems(node.settings, database, files)]
 
-    for role in processes.ROLES:
+    for role in (*processes.ROLES, "web"):
         processes.beat(database, RunningRole(role, "elsewhere", 1, "", ready=role != "worker"))
-    assert now() == ["The role worker is not running or not ready: nothing is analyzed"]
+    assert now() == ["role worker: not running or not ready"]
     processes.beat(database, RunningRole("worker", "elsewhere", 1, "", ready=True))
     assert now() == []
     assert "No alarms" in node.enter("viewer").get("/").text
-    housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {"pacs": "why", "gone": "why"}})
+    deliveries.record_reach(database, "pacs", "pacs: connection refused")
+    deliveries.record_reach(database, "gone", "gone: connection refused")
+    clock.now += 1
     with pytest.raises(OSError, match="disk"):
         housekeeping.run(database, "backup", lambda: (_ for _ in ()).throw(OSError("disk")))
     receive("2.1")
@@ -143,22 +145,25 @@ def test_alarms_come_and_go(
         deliveries.finish_delivery(database, claim.token, item, DeliveryState.QUARANTINED, 0xC000, "")
     database.audit(AuditKind.VALIDATION_ALARM, checks=[])
     assert now() == [
-        "The destination pacs does not answer",
-        "2 results for a destination that is no longer configured",
-        "2 results refused for good, or given up",
-        "The job backup failed when it last ran",
-        "The periodic validation found figures outside of their limits",
+        "destination gone: 2 results for a destination that is no longer configured",
+        "destination pacs: 2 results refused for good, or given up",
+        "job backup: the last run failed: unexpected OSError",
+        "destination pacs: unreachable: connection refused",
+        "validation: figures outside their limits",
     ]
-    housekeeping.run(database, "echo", lambda: {"asked": 1, "unreachable": {}})
+    shown = node.enter("viewer").get("/").text
+    assert [text for text in now() if text not in shown] == []
+    deliveries.record_reach(database, "pacs", None)
     housekeeping.run(database, "backup", dict)
     database.audit(AuditKind.VALIDATION_PASSED, checks=[])
     assert now() == [
-        "2 results for a destination that is no longer configured",
-        "2 results refused for good, or given up",
+        "destination gone: 2 results for a destination that is no longer configured",
+        "destination pacs: 2 results refused for good, or given up",
     ]
     full = node.settings.model_copy(update={"storage": StorageSettings(min_free_gb=1e9)})
-    disk = Alarms(full, database, FileStore(tmp_path / "storage")).now()
-    assert any("The disk is full" in one.text for one in disk)
+    assert "disk: less than `min_free_gb` is free: nothing is received" in map(
+        str, problems(full, database, files)
+    )
 
 
 def test_an_administrator_tries_again_or_gives_up_with_a_reason(
@@ -178,7 +183,7 @@ def test_an_administrator_tries_again_or_gives_up_with_a_reason(
     first, second = (item.id for item in claim.items)
     done = admin.post("/system/quarantine/retry", data={"which": str(first)})
     assert (done.status_code, done.headers["location"]) == (303, "/system?retry=1#quarantine")
-    assert "1 result will be tried again." in admin.get("/system?retry=1").text
+    assert "1 result will be retried." in admin.get("/system?retry=1").text
     assert node.events("delivery_retried")[0]["who"] == "admin"
     assert admin.post("/system/quarantine/retry", data={"which": str(first)}).status_code == 404
     nothing = admin.post("/system/quarantine/discard", data={"which": str(second), "reason": "  "})
@@ -256,7 +261,7 @@ def test_the_model_page_shows_the_card_and_nothing_else_of_the_folder(
         (package / "CARD.md").unlink()
         (package / "metrics.json").write_text("no JSON", encoding="utf-8")
         text = client.get("/model").text
-        assert "holds no <code>model.toml</code>" in text
+        assert "contains no readable <code>model.toml</code>" in text
         assert "The package has no <code>CARD.md</code>" in text
 
 
@@ -282,7 +287,7 @@ def test_the_model_page_shows_how_it_does_here(
     }
     database.audit(AuditKind.VALIDATION_ALARM, **told)
     text = client.get("/model").text
-    assert "Outside of the limits" in text
+    assert "Outside the limits" in text
     assert "0.400 to 0.620" in text
     assert re.search(r"Labels: negative</dt><dd>1<", text)
     assert re.search(r"<td>2025-10-0\d</td><td class=\"c-number\">1</td>", text)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pacs_node.config import TlsSettings, load
 from pacs_node.journal import processes, sessions
 from pacs_node.journal.database import Database, open_database
 from pacs_node.roles import supervisor
-from pacs_node.web import server
+from pacs_node.web import app
 from pacs_node.web.users import Users
 
 WaitUntil = Callable[[Callable[[], object], float], None]
@@ -85,7 +86,7 @@ def test_status_names_the_pages(site: Site, config: Path) -> None:
     assert site.url in site.run("status").replace("\n", "")
     open_database(load(config).database_url).close()
     told = run(config, "status")
-    assert (told.returncode, "web page: not running" in told.stdout) == (1, True)
+    assert (told.returncode, "role web: no pages are served" in told.stdout) == (1, True)
 
 
 def test_https_with_the_certificate_of_the_settings(
@@ -127,10 +128,11 @@ def test_who_listens_for_others_without_encryption_is_told(
         (False, (), True),
         (False, ("127.0.0.7",), False),
     ):
-        monkeypatch.setattr(server, "_is_loopback", lambda _, said=is_loopback: said)
+        address = IPv4Address("127.0.0.1" if is_loopback else "10.0.0.1")
+        monkeypatch.setattr(app, "ip_address", lambda _, address=address: address)
         web = node.settings.web.model_copy(update={"trusted_proxies": proxies})
         with capture_logs() as logs:
-            server.run(node.app, node.settings.model_copy(update={"web": web}), lambda _: None, stop)
+            app.serve(node.app, node.settings.model_copy(update={"web": web}), lambda _: None, stop)
         assert ("web_not_encrypted" in [one["event"] for one in logs]) == warned
 
 

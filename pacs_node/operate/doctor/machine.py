@@ -26,6 +26,7 @@ from pacs_node.journal.processes import missing as missing_roles
 from pacs_node.journal.processes import running as running_roles
 from pacs_node.journal.schema import REVISION
 from pacs_node.operate.doctor import Check, State
+from pacs_node.operate.problems import ProblemKind, problems
 from pacs_node.records import RunningRole
 
 SLOW_FSYNC = 0.05
@@ -256,11 +257,21 @@ def own_clock() -> Iterator[Check]:
         yield Check("own clock", State.OK, f"{now}, synchronized")
 
 
+def _problems(settings: Settings, database: Database) -> Iterator[Check]:
+    """The problems that no other check looks for."""
+    others = (ProblemKind.JOURNAL, ProblemKind.ROLE, ProblemKind.DISK, ProblemKind.DESTINATION)
+    for problem in problems(settings, database, FileStore(settings.storage.path)):
+        if problem.kind not in others:
+            what, _, message = str(problem).partition(": ")
+            yield Check(what, State(problem.severity), message, problem.advice)
+
+
 def look(settings: Settings, database: Database) -> Iterator[Check]:
     """What the journal and the ports say; without a journal of this version, the ports alone."""
     running: list[RunningRole] = []
     if database.revision == REVISION:
         running = running_roles(database)
         yield from received(settings, database)
+        yield from _problems(settings, database)
     yield from processes(running)
     yield from ports(settings, running)

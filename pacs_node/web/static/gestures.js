@@ -1,14 +1,14 @@
-// What keys, mouse, pen and fingers do with a viewer.
+// Keys, mouse, pen and touch for a viewer.
 
 const ZOOM = 1.25, STEP = 0.1;
 
-/** What the keys do while the canvas has the focus: the key, what it is for, and the deed. */
+/** The keys while the canvas has the focus: key, description, action. */
 export const KEYS = [
   ["+", "Zoom in", (viewer) => viewer.zoom(ZOOM)],
   ["-", "Zoom out", (viewer) => viewer.zoom(1 / ZOOM)],
   ["0", "Whole image", (viewer) => viewer.fit()],
   ["1", "One pixel of the image on one of the screen", (viewer) => viewer.actualSize()],
-  ["ArrowLeft", "Move left (or a marked place, with Shift its size)", (viewer, shift) => viewer.nudge(-1, 0, shift)],
+  ["ArrowLeft", "Move left (or a marked region, with Shift its size)", (viewer, shift) => viewer.nudge(-1, 0, shift)],
   ["ArrowRight", "Move right", (viewer, shift) => viewer.nudge(1, 0, shift)],
   ["ArrowUp", "Move up", (viewer, shift) => viewer.nudge(0, -1, shift)],
   ["ArrowDown", "Move down", (viewer, shift) => viewer.nudge(0, 1, shift)],
@@ -21,9 +21,9 @@ export const KEYS = [
   ["o", "Outlines on or off", (viewer) => viewer.toggleOutlines()],
   ["n", "Next image", (viewer) => viewer.show(viewer.index + 1)],
   ["p", "Previous image", (viewer) => viewer.show(viewer.index - 1)],
-  ["m", "Mark a place", (viewer) => viewer.startMark()],
-  ["Enter", "Take the marked place", (viewer) => viewer.takeMark()],
-  ["Escape", "No marked place", (viewer) => viewer.dropMark()],
+  ["m", "Mark a region", (viewer) => viewer.startMark()],
+  ["Enter", "Confirm the marked region", (viewer) => viewer.takeMark()],
+  ["Escape", "Remove the marked region", (viewer) => viewer.dropMark()],
 ];
 
 /** Let a viewer's canvas follow its keys and pointers. */

@@ -1,24 +1,24 @@
-// Says so when the node no longer answers: what stands on the page may then be old.
+// Shows a banner when the node no longer answers, because the page may then be outdated.
 
 const PATIENCE_MS = 5000;
-const TOLD = "The node does not answer. What stands here may be old; it renews itself once the node answers.";
+const MESSAGE = "The node does not answer. This page may be outdated; it refreshes itself once the node answers.";
 
 const banner = document.querySelector("#lost");
 let timer = null;
 
 function lost() {
-  timer ??= setTimeout(() => { banner.textContent = TOLD; banner.hidden = false; }, PATIENCE_MS);
+  timer ??= setTimeout(() => { banner.textContent = MESSAGE; banner.hidden = false; }, PATIENCE_MS);
 }
 
-function found() {
+function connected() {
   clearTimeout(timer);
   timer = null;
   banner.hidden = true;
 }
 
 document.body.addEventListener("htmx:sseError", lost);
-document.body.addEventListener("htmx:sseOpen", found);
+document.body.addEventListener("htmx:sseOpen", connected);
 document.body.addEventListener("htmx:afterRequest", ({ detail }) => {
-  if (detail.successful) found();
+  if (detail.successful) connected();
   else if (detail.xhr.status === 0 || detail.xhr.status >= 500) lost();
 });

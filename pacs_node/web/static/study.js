@@ -1,4 +1,4 @@
-// The page of one study: its viewer with the controls around it, the labels, and parts that renew themselves.
+// The page of one study: its viewer with the controls, the labels, and parts that refresh themselves.
 
 import { KEYS } from "./gestures.js";
 import { Viewer } from "./viewer.js";
@@ -80,22 +80,22 @@ function cell(kind, ...inside) {
   return made;
 }
 
-/** The form of the labels: its words follow what was said of the target, its place is marked in the viewer. */
+/** The form of the labels: its words follow the finding of the target, its region is marked in the viewer. */
 function labels(viewer) {
   const form = document.querySelector("#label");
   const target = form.elements.image;
   const place = form.querySelector("[data-place]");
 
   function relabel() {
-    const said = target.selectedOptions[0].dataset.said;
+    const outcome = target.selectedOptions[0].dataset.outcome;
     form.querySelectorAll("[data-label]").forEach((one) => {
-      const agrees = said === one.dataset.label ? "Agree: " : "Disagree: ";
-      one.textContent = (said ? agrees : "") + one.dataset.words;
+      const agrees = outcome === one.dataset.label ? "Agree: " : "Disagree: ";
+      one.textContent = (outcome ? agrees : "") + one.dataset.words;
     });
   }
   function unmark() {
     form.elements.region.value = "";
-    place.textContent = "No place is marked.";
+    place.textContent = "No region is marked.";
   }
   target.addEventListener("change", () => {
     relabel();
@@ -125,7 +125,7 @@ function labels(viewer) {
   });
 }
 
-/** What renews itself stays as it is where nothing changed, and keeps open what was opened. */
+/** Parts that refresh themselves are left alone if nothing changed, and keep opened details open. */
 function renewal() {
   const seen = new Map();
   let open = [];
@@ -142,7 +142,7 @@ function renewal() {
   });
   document.body.addEventListener("htmx:responseError", (event) => {
     const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
-    const told = page.querySelector("main p")?.textContent ?? "The node did not answer as it should.";
-    document.querySelector("#said").replaceChildren(cell("p", told));
+    const message = page.querySelector("main p")?.textContent ?? "The node gave no valid answer.";
+    document.querySelector("#message").replaceChildren(cell("p", message));
   });
 }

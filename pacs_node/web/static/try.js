@@ -1,9 +1,9 @@
-// Try it: files that are dropped, how far the upload is, and the pictures of the answer.
+// Try it: dropped files, the progress of the upload, and the pictures of the answer.
 
 const form = document.querySelector("#try");
 const files = form.elements.files;
 const bar = form.querySelector("progress");
-const told = form.querySelector("[data-told]");
+const status = form.querySelector("[data-status]");
 
 for (const name of ["dragover", "drop"]) form.addEventListener(name, (event) => event.preventDefault());
 form.addEventListener("dragover", () => form.classList.add("over"));
@@ -17,24 +17,24 @@ form.addEventListener("htmx:beforeRequest", (event) => {
   const megabytes = [...files.files].reduce((sum, one) => sum + one.size, 0) / 1e6;
   if (megabytes > Number(form.dataset.largest)) {
     event.preventDefault();
-    told.textContent = `These files have ${Math.ceil(megabytes)} MB; together they may have ${form.dataset.largest}.`;
+    status.textContent = `These files have ${Math.ceil(megabytes)} MB; together they may have ${form.dataset.largest}.`;
     return;
   }
   bar.hidden = false;
   document.querySelector("#tried").replaceChildren();
-  told.textContent = "Sending …";
+  status.textContent = "Sending …";
 });
 form.addEventListener("htmx:xhr:progress", (event) => {
   if (!event.detail.lengthComputable) return;
   bar.value = (100 * event.detail.loaded) / event.detail.total;
   if (bar.value < 100) return;
   bar.removeAttribute("value");
-  told.textContent = "Analyzing: the model is loaded first, which takes some seconds …";
+  status.textContent = "Analyzing: the model is loaded first, which takes some seconds …";
 });
 form.addEventListener("htmx:afterRequest", (event) => {
   bar.hidden = true;
   bar.value = 0;
-  told.textContent = event.detail.successful ? "Done." : reason(event.detail.xhr);
+  status.textContent = event.detail.successful ? "Done." : reason(event.detail.xhr);
 });
 document.body.addEventListener("htmx:afterSwap", pictures);
 pictures();
@@ -44,7 +44,7 @@ function reason(answer) {
   return page.querySelector("main p")?.textContent ?? "The node did not answer. Try again.";
 }
 
-/** Pictures come within the page, because nothing of them is kept that could be asked for. */
+/** The pictures are embedded in the page, because the server keeps nothing. */
 function pictures() {
   document.querySelectorAll("img[data-picture]").forEach((one) => {
     const bytes = Uint8Array.from(atob(one.dataset.picture), (letter) => letter.charCodeAt(0));

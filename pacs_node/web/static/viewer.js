@@ -68,8 +68,8 @@ export class Viewer extends EventTarget {
   async fetch(image) {
     const [pixels, heat] = await Promise.all([fetch(image.pixels), image.heat ? fetch(image.heat) : null]);
     if (!pixels.ok) {
-      const told = pixels.headers.get("Content-Type").startsWith("text/plain") ? await pixels.text() : "";
-      throw new Error(`This image cannot be shown: ${told || (pixels.status === 401 ? "log in again" : pixels.status)}`);
+      const text = pixels.headers.get("Content-Type").startsWith("text/plain") ? await pixels.text() : "";
+      throw new Error(`This image cannot be shown: ${text || (pixels.status === 401 ? "log in again" : pixels.status)}`);
     }
     const values = new Uint16Array(await pixels.arrayBuffer());
     if (values.length !== image.width * image.height) throw new Error("This image came incompletely. Reload the page.");

@@ -17,7 +17,8 @@ from pacs_node.config import Settings, StorageSettings, WebSettings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit
 from pacs_node.journal.database import Database
-from pacs_node.web import app, server
+from pacs_node.web import app
+from pacs_node.web.access import Backend
 from pacs_node.web.users import Role, Users
 from support.web.site import ROLES, password
 
@@ -69,15 +70,23 @@ def door(
     """Serve the application with these settings; a trusted proxy stands at PROXY."""
     web = WebSettings(port=0, tls=https, users=users, trusted_proxies=(f"{PROXY}/32",))
     settings = Settings(storage=StorageSettings(path=folder, min_free_gb=0), web=web, **changes)
-    services = app.Services(display=lambda _: np.zeros((2, 2), np.float32), try_out=lambda _files, _out: "")
     stop, ready, address = threading.Event(), threading.Event(), []
-    made = app.create(settings, database, FileStore(folder), services, stop)
+    made = app.create(
+        Backend(
+            settings,
+            database,
+            FileStore(folder),
+            Users(users),
+            display=lambda _: np.zeros((2, 2), np.float32),
+            stop=stop,
+        )
+    )
 
     def answers(url: str) -> None:
         address.append(url)
         ready.set()
 
-    thread = threading.Thread(target=server.run, args=(made, settings, answers, stop))
+    thread = threading.Thread(target=app.serve, args=(made, settings, answers, stop))
     thread.start()
     assert ready.wait(30)
     try:

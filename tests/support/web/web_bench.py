@@ -6,9 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -20,7 +18,7 @@ from pacs_node.config import load
 from pacs_node.dicom.header import Side
 from pacs_node.journal import sessions
 from pacs_node.journal.database import open_database
-from pacs_node.web import access, app, server
+from pacs_node.web import access, app
 from pacs_node.web.users import Role, Users
 from support import phantom
 from support.bench import Bench
@@ -81,12 +79,10 @@ class WebBench(Bench):
         users = Users(self.settings.web.users)
         for role in Role:
             users.set(role, role, f"the password of {role}")
-        services = app.Services(display=self.display, try_out=partial(server.try_out, self.config))
-        self.app = app.create(self.settings, self.database, self.files, services, self._stop)
-
-    def serve_with(self, **services: Any) -> None:
-        """Replace services of the application."""
-        self.app.state.services = replace(self.app.state.services, **services)
+        backend = access.Backend(
+            self.settings, self.database, self.files, users, self.display, self.config, self._stop
+        )
+        self.app = app.create(backend)
 
     def display(self, sha256: str) -> NDArray[np.float32]:
         """A stored image as displayed."""
@@ -118,7 +114,7 @@ class WebBench(Bench):
             self.url = where
             ready.set()
 
-        thread = threading.Thread(target=server.run, args=(self.app, self.settings, tell, self._stop))
+        thread = threading.Thread(target=app.serve, args=(self.app, self.settings, tell, self._stop))
         thread.start()
         assert ready.wait(30)
         try:

@@ -284,14 +284,14 @@ def test_a_radiologist_disagrees_and_marks_the_place(bench: WebBench, uid: str, 
     page.locator("canvas").focus()
     page.keyboard.press("n")
     shown(page, other)
-    page.get_by_role("button", name="Mark the place").click()
+    page.get_by_role("button", name="Mark a region").click()
     corners = draw(page, (100, 200, 180, 310))
     expect(page.locator("[data-place]")).to_contain_text("series 1 image 1, PA: columns")
     # About the marked image it had said no: a fracture there is a disagreement.
-    page.get_by_label("Disagree: a fracture").check()
-    page.get_by_label("A word").fill("hairline <i>here</i>")
+    page.get_by_label("Disagree: present").check()
+    page.get_by_label("Comment").fill("hairline <i>here</i>")
     page.get_by_role("button", name="Record").click()
-    expect(page.locator("#said")).to_contain_text("recorded with your name")
+    expect(page.locator("#message")).to_contain_text("recorded with your name")
     expect(page.locator("#labels")).to_contain_text("hairline <i>here</i>")
     (kept,) = feedback.every(bench.database)
     assert (kept.sop_instance_uid, kept.label, kept.who) == (other, "positive", "radiologist")
@@ -315,7 +315,7 @@ def test_a_radiologist_disagrees_and_marks_the_place(bench: WebBench, uid: str, 
     (event,) = bench.events("feedback")
     assert event.details["who"] == "radiologist"
     # Agreeing is one more.
-    page.get_by_label("Agree: a fracture").check()
+    page.get_by_label("Agree: present").check()
     page.get_by_role("button", name="Record").click()
     expect(page.locator("#labels li")).to_have_count(2)
     assert [one.sop_instance_uid for one in feedback.every(bench.database)] == [other, None]
@@ -332,13 +332,13 @@ def test_a_place_is_marked_by_keyboard_and_dropped(bench: WebBench, uid: str, op
     region = json.loads(page.locator("input[name=region]").input_value())
     assert all(0 <= x <= COLUMNS and 0 <= y <= ROWS for x, y in region)
     page.keyboard.press("Escape")
-    expect(place).to_have_text("No place is marked.")
+    expect(place).to_have_text("No region is marked.")
     assert page.locator("input[name=region]").input_value() == ""
     # A mark belongs to its image: about the whole study there is none.
     for key in ("m", "Enter"):
         page.keyboard.press(key)
     page.get_by_label("About").select_option("")
-    expect(place).to_have_text("No place is marked.")
+    expect(place).to_have_text("No region is marked.")
 
 
 def changed(page: Page) -> None:
@@ -356,7 +356,7 @@ def test_an_administrator_amends_and_analyzes_again_and_sees_it_happen(
     headline = page.locator(".headline")
     page.get_by_text("Amend …").click()
     page.get_by_role("button", name="Amend: yes").click()
-    expect(page.locator("#said")).to_contain_text("A new report is being made")
+    expect(page.locator("#message")).to_contain_text("A new report is being made")
     expect(headline).to_contain_text("IN PROGRESS")
     bench.report()
     changed(page)
@@ -370,9 +370,9 @@ def test_an_administrator_amends_and_analyzes_again_and_sees_it_happen(
     expect(headline).to_contain_text("does not exclude a fracture")
     # The viewer follows without being opened anew.
     expect(page.locator("[data-text]")).to_contain_text("no fracture suspected, 40 %")
-    page.get_by_text("Try again …").click()
-    page.get_by_role("button", name="Try again: yes").click()
-    expect(page.locator("#said")).to_contain_text("What failed is tried again.")
+    page.get_by_text("Retry …").click()
+    page.get_by_role("button", name="Retry: yes").click()
+    expect(page.locator("#message")).to_contain_text("Everything that failed is retried.")
     assert [event.details["who"] for event in bench.events("retried")] == ["admin", "admin"]
 
 

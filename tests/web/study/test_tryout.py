@@ -18,7 +18,7 @@ from support.web.web_bench import CONFIG, PATIENT, WebBench, study
 from pacs_node import pipeline
 from pacs_node.errors import InputError
 from pacs_node.journal import views
-from pacs_node.web import server, tryout
+from pacs_node.web import tryout
 from pacs_node.web.users import Role
 
 Open = Callable[..., Page]
@@ -110,19 +110,19 @@ def test_too_much_is_refused(bench: WebBench) -> None:
 def test_one_at_a_time_and_not_too_often(bench: WebBench, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(paths: list[Path], out: Path) -> str:
+    def slow(config: Path | None, files: list[Path], out: Path) -> str:
         begun.set()
         assert go_on.wait(60)
         raise InputError("given up after 120 s")
 
-    bench.serve_with(try_out=slow)
+    monkeypatch.setattr(tryout, "analyze", slow)
     first: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: first.append(post(bench, ("a", b"x"))))
     thread.start()
     assert begun.wait(30)
     second = post(bench, ("b", b"x"), who=Role.ADMIN)
     assert second.status_code == 503
-    assert "Somebody else is trying files out" in second.text
+    assert "Another upload is being analyzed" in second.text
     go_on.set()
     thread.join()
     assert first[0].status_code == 422
@@ -145,7 +145,7 @@ def test_an_analysis_that_never_ends_is_ended_and_leaves_nothing(
     program.write_text("#!/bin/sh\nmktemp -d\nexec sleep 600\n", encoding="utf-8")
     program.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(server, "TRY_SECONDS", 2.0)
+    monkeypatch.setattr(tryout, "ANALYSIS_SECONDS", 2.0)
     answer = post(bench, ("a", dicom()))
     assert answer.status_code == 422
     assert "could not be analyzed: given up after 2 s." in answer.text
