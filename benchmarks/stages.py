@@ -39,9 +39,11 @@ from pacs_node.demo.pacs import Address, OrthancRest
 from pacs_node.files import FileStore
 from pacs_node.journal import instances, processes, views
 from pacs_node.journal.database import Database, open_database
+from pacs_node.node import Node
 from pacs_node.pipeline import analyze_instances, encoded, report_study
 from pacs_node.records import ImageResult, ReportRequest
 from pacs_node.report import check, sc, sr
+from pacs_node.report.facts import ReportFacts
 from pacs_node.roles.receive import take_in
 
 COMPRESSORS = {"JPEG lossless": "dcmcjpeg", "JPEG-LS": "dcmcjpls", "RLE": "dcmcrle"}
@@ -105,7 +107,7 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
         node = journal.identity(settings.node.ae_title)
         for path in studies["uncompressed"]:
             files.spool([path.read_bytes()], str)
-        take_in(settings, journal, files, node, {})
+        take_in(Node(settings, journal, files, node), {})
         claim = instances.claim_instances(journal, 8)
     views_in = claim.items if claim else ()
     analyze = partial(analyze_instances, views_in, files.path, network)
@@ -123,10 +125,11 @@ def time_stages(watch: Watch, studies: dict[str, list[Path]], settings: Settings
         predecessor=None,
     )
     rules = settings.report
-    capture = watch.time("SC: build", "image", partial(sc.build, request, request.images[0], display, rules))
-    report = watch.time("SR: build", "study", partial(sr.build, request, rules))
+    facts = watch.time("report: facts", "study", partial(ReportFacts.of, request, rules))
+    capture = watch.time("SC: build", "image", partial(sc.build, facts, facts.images[0], display))
+    report = watch.time("SR: build", "study", partial(sr.build, facts))
     for name, result in (("SC", capture), ("SR", report)):
-        watch.time(f"{name}: check", "object", partial(check.verify, result, request))
+        watch.time(f"{name}: check", "object", partial(check.verify, result, facts))
         data = watch.time(f"{name}: encode", "object", partial(encoded, result))
         stored = files.put(data)
         watch.time(f"{name}: store", "object", partial(files.put, data), stored.path.unlink)

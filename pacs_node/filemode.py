@@ -19,7 +19,7 @@ from pacs_node.config import Settings
 from pacs_node.dicom.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.files import FileStore
-from pacs_node.pipeline import Classifier, analyze_instances, encoded, images_to_report, report_study
+from pacs_node.pipeline import Classifier, analyze_instances, encoded, report_basis, report_study
 from pacs_node.receive import admission
 from pacs_node.records import (
     Analysis,
@@ -31,9 +31,9 @@ from pacs_node.records import (
     ReportRequest,
     Result,
     ResultRole,
+    StudyState,
 )
-from pacs_node.report import wording
-from pacs_node.report.text import as_text
+from pacs_node.report.sr import as_text
 
 # Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "pacs-node analyze")
@@ -124,19 +124,19 @@ def _analyze_study(
         f"{paths[one.id]}: skipped: {one.reason}" for one in done if one.state == InstanceState.SKIPPED
     ]
     findings = {a.instance.id: a.finding for a in analyses if a.finding}
-    images = images_to_report(done, findings, files.path)
-    if not images:
+    basis = report_basis(done, findings, files.path)
+    if basis.state is StudyState.SKIPPED:
         return StudyAnswer("\n".join(skipped), failed=False)
-    if len({image.instance.patient_id for image in images}) > 1:
+    if basis.refusal:
         names = ", ".join(str(path) for path in paths.values())
-        return StudyAnswer(f"{names}: identity conflict: one study, more than one PatientID", failed=True)
+        return StudyAnswer(f"{names}: {basis.refusal}", failed=True)
     request = ReportRequest(
         node=node,
         model=classifier.identity,
         study_instance_uid=instances[0].study_instance_uid,
         revision=1,
         created_at=time.time(),
-        images=images,
+        images=basis.images,
         predecessor=None,
     )
     made = report_study(request, files, settings.report)
@@ -192,7 +192,7 @@ def _summary(request: ReportRequest, summary: str, paths: dict[int, Path]) -> di
                 "positive": image.finding.positive if image.finding else None,
                 "regions": [asdict(region) for region in image.finding.regions] if image.finding else [],
                 "notes": list(image.finding.notes) if image.finding else [],
-                "phrase": wording.evaluation(request, image.finding) if image.finding else None,
+                "phrase": request.model.phrase(image.finding.positive) if image.finding else None,
                 "caveat": request.model.negative_caveat
                 if image.finding and not image.finding.positive
                 else None,

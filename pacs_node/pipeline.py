@@ -1,15 +1,18 @@
 """The steps of the work, in order, nothing else. The first file to read.
 
 `analyze_instances`: decode -> prepare the pixels -> classify and explain -> in scope? -> find the regions.
-`images_to_report`: which images a study's report accounts for.
-`report_study`: build -> check -> store, each Secondary Capture, then the Structured Report.
+`report_basis`: the rules of reporting: which images count, and why a study gets no report or a silent one.
+`report_study`: facts; build -> check -> store, each Secondary Capture, then the Structured Report.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -36,19 +39,21 @@ from pacs_node.records import (
     ReportRequest,
     Result,
     ResultRole,
+    StudyState,
 )
-from pacs_node.report import check, sc, source, sr, uids, wording
+from pacs_node.report import check, facts, sc, source, sr, uids
+from pacs_node.report.facts import ReportFacts
 
 OUTSIDE = "outside the model's scope"
-"""How the reason begins why an image that could be analyzed was not."""
+"""Beginning of the reason why an image that could be analyzed was not."""
 
 
 class Classifier(Protocol):
-    """What the pipeline needs of a model."""
+    """A model as the pipeline needs it."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which model it is."""
+        """Name, version, codes and phrases of the model."""
         ...
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> Sequence[Prediction]:
@@ -56,13 +61,13 @@ class Classifier(Protocol):
         ...
 
     def stats(self) -> Mapping[str, float]:
-        """What it can tell of its work so far, for /metrics: its images, its seconds, its GPU's memory."""
+        """Figures of its work so far, for /metrics: images, seconds, GPU memory."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StudyResults:
-    """What came of reporting a study."""
+    """The stored results of a study, and what they state."""
 
     outcome: Outcome
     summary: str
@@ -79,11 +84,11 @@ def analyze_instances(
     classifier: Classifier,
     known: Mapping[str, Mapping[str, Finding]] = MappingProxyType({}),
 ) -> list[Analysis]:
-    """Analyze images in one batch; one that cannot be used fails alone, with the reason.
+    """Analyze images in one batch; an image that cannot be used fails alone, with the reason.
 
-    One of a body part that the model does not know is skipped; one that is unlike those that it knows fails.
+    An image of a body part that the model does not know is skipped; one unlike the training images fails.
 
-    `path` finds a file by its sha256. `known` has what the model said before, by SOPInstanceUID and content
+    `path` finds a file by its sha256. `known` has the model's earlier findings by SOPInstanceUID and content
     key: the same content is not given to the model again.
     """
     model = classifier.identity
@@ -136,20 +141,91 @@ def _finding(
     )
 
 
-def images_to_report(
-    instances: Iterable[Instance], findings: Mapping[int, Finding], path: Callable[[str], Path]
-) -> tuple[ImageResult, ...]:
-    """The images of a study for which its report accounts, in order: analyzed, failed, and skipped X-rays.
+@dataclass(frozen=True, slots=True)
+class ReportBasis:
+    """The images on which the report of a study rests, or why it gets none (yet)."""
 
-    None where every image was skipped: such a study gets no report. Raises DecodeError where the header of an
-    image that was not skipped cannot be read.
+    images: tuple[ImageResult, ...] = ()
+    """In their order; empty where the study gets no report."""
+    stale: tuple[Instance, ...] = ()
+    """Images with findings of another model only: they are analyzed again before the study is reported."""
+    refusal: str = ""
+    """Why there is no report: nothing to analyze, or an identity conflict."""
+    state: StudyState = StudyState.REPORTED
+    """SKIPPED or FAILED where the report is refused."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why no image was analyzed; None where any was."""
+        if any(image.finding for image in self.images):
+            return None
+        return "; ".join(sorted({str(image.failure) for image in self.images}))
+
+
+def report_basis(
+    instances: Iterable[Instance],
+    findings: Mapping[int, Finding],
+    path: Callable[[str], Path],
+    failure: str | None = None,
+) -> ReportBasis:
+    """Apply the rules of reporting to a study's images and their findings, by instance id.
+
+    Where the making of the report failed, `failure` is the reason of every image that was not skipped. Raises
+    DecodeError where the header of an image that was not skipped cannot be read.
     """
-    return source.accounted(
-        ImageResult(one, _header(one, path), finding, None if finding else one.reason)
-        for one in instances
-        if one.state != InstanceState.SKIPPED or one.sop_class_uid in admission.XRAY_CLASSES
-        for finding in [findings.get(one.id)]
+    every = list(instances)
+    attempted = {i.id for i in every if i.state != InstanceState.SKIPPED}
+    findings = {id_: finding for id_, finding in findings.items() if id_ in attempted and not failure}
+    if failure:
+        failed = InstanceState.FAILED
+        every = [replace(i, state=failed, reason=failure) if i.id in attempted else i for i in every]
+    stale = tuple(i for i in every if i.state == InstanceState.ANALYZED and i.id not in findings)
+    if stale:
+        return ReportBasis(stale=stale)
+    images = facts.images_to_report(
+        ImageResult(i, _header(i, path), findings.get(i.id), None if i.id in findings else i.reason)
+        for i in every
+        if i.id in attempted or i.sop_class_uid in admission.XRAY_CLASSES
     )
+    if not images:
+        reasons = Counter(i.reason for i in every)
+        listed = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items(), key=str))
+        return ReportBasis(refusal=f"nothing to analyze: {listed}", state=StudyState.SKIPPED)
+    patients = {
+        image.instance.patient_id
+        for image in images
+        # A digitized film often names no patient; that is no other patient.
+        if image.instance.patient_id or image.instance.state != InstanceState.SKIPPED
+    }
+    if len(patients) > 1:
+        refusal = "identity conflict: the study's images name more than one PatientID"
+        return ReportBasis(refusal=refusal, state=StudyState.FAILED)
+    return ReportBasis(images)
+
+
+def inputs_key(request: ReportRequest) -> str:
+    """Hash of all that decides what a report states: a study whose key is unchanged needs no new report."""
+    model = request.model.key
+    model += f" renewed {request.renewed}" if request.renewed else ""
+    model += f" without {request.missing_images}" if request.missing_images else ""
+    images = sorted(
+        (image.instance.sop_instance_uid, image.finding.content_key if image.finding else image.failure)
+        for image in request.images
+    )
+    return hashlib.sha256(json.dumps([model, images]).encode()).hexdigest()
+
+
+def is_silent(
+    making_failed: bool, earlier: Outcome | None, same_failures: int, settings: ReportSettings
+) -> bool:
+    """Whether a report without any finding is withheld.
+
+    It is where only its making failed and an earlier report has findings, which it must not replace, and
+    where `same_failures` other reports of the last hour gave the same reason already.
+    """
+    if making_failed and earlier in (Outcome.POSITIVE, Outcome.NEGATIVE):
+        return True
+    return same_failures >= settings.failures_per_hour
 
 
 def _header(instance: Instance, path: Callable[[str], Path]) -> Dataset:
@@ -158,7 +234,7 @@ def _header(instance: Instance, path: Callable[[str], Path]) -> Dataset:
     except DecodeError:
         if instance.state != InstanceState.SKIPPED:
             raise
-    # An object that was never going to be read must not stop the report of the others.
+    # An object that was never to be analyzed must not stop the report of the others.
     header = Dataset()
     header.SOPClassUID, header.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
     header.StudyInstanceUID = instance.study_instance_uid
@@ -171,23 +247,23 @@ def report_study(
 ) -> StudyResults:
     """Make and durably store the results of a study; those whose UID is in `known` exist and are left alone.
 
-    Raises CheckError where a result breaks one of our own rules; then nothing of the study must leave.
+    Raises CheckError where a result breaks a rule; then nothing of the study must leave.
     """
+    report = ReportFacts.of(request, settings)
     results, kept = [], []
-    for image in request.images:
+    for image in report.images:
         if image.finding is None or not settings.secondary_capture:
             continue
-        if (uid := uids.sc(request, image, settings)) in known:
+        if (uid := uids.sc(report, image)) in known:
             kept.append(str(uid))
             continue
         display = pixels.prepare(decode.read(files.path(image.instance.sha256))).display
-        capture = sc.build(request, image, display, settings)
-        results.append(_store(ResultRole.SC, capture, request, files, image.instance.id))
-    document = sr.build(request, settings)
-    results.append(_store(ResultRole.SR, document, request, files, None))
+        capture = sc.build(report, image, display)
+        results.append(_store(ResultRole.SC, capture, report, files, image.instance.id))
+    results.append(_store(ResultRole.SR, sr.build(report), report, files, None))
     return StudyResults(
-        outcome=wording.outcome(request),
-        summary=wording.summary(request, settings),
+        outcome=report.outcome,
+        summary=report.summary,
         results=tuple(results),
         mismatches=source.mismatches(image.source for image in request.images),
         kept=tuple(kept),
@@ -195,9 +271,9 @@ def report_study(
 
 
 def _store(
-    role: ResultRole, dataset: Dataset, request: ReportRequest, files: FileStore, source: int | None
+    role: ResultRole, dataset: Dataset, report: ReportFacts, files: FileStore, source: int | None
 ) -> Result:
-    check.verify(dataset, request)
+    check.verify(dataset, report)
     stored = files.put(encoded(dataset))
     return Result(
         role=role,

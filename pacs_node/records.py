@@ -261,6 +261,21 @@ class ModelIdentity:
     is checked."""
 
     @property
+    def full_version(self) -> str:
+        """The version with the beginning of the weights' hash: "1.0.0+sha256:ab12cd34"."""
+        return f"{self.version}+sha256:{self.sha256[:8]}"
+
+    @property
+    def parameters(self) -> str:
+        """The settings of its answers: "threshold=0.24", and the limit of the scope where it was changed."""
+        scope = "" if self.scope_limit == 1 else f"; scope_limit={self.scope_limit:g}"
+        return f"threshold={self.threshold:g}{scope}"
+
+    def phrase(self, positive: bool) -> str:
+        """The words for a positive or a negative answer."""
+        return self.positive_phrase if positive else self.negative_phrase
+
+    @property
     def key(self) -> str:
         """sha256 of all that decides an answer: a stored finding is valid for this key only."""
         scope = "" if self.scope_limit == 1 else f":scope {self.scope_limit!r}"
@@ -373,7 +388,7 @@ class ReportRequest:
     revision: int
     created_at: float
     images: tuple[ImageResult, ...]
-    """The images that the report accounts for, as `pipeline.images_to_report` gives them; never empty."""
+    """The images that the report accounts for, as `pipeline.report_basis` chose them; never empty."""
     predecessor: Predecessor | None
     renewed: int = 0
     """See `Study.renewed`."""

@@ -29,7 +29,7 @@ from pacs_node import config, filemode
 from pacs_node.dicom import reading
 from pacs_node.errors import DecodeError
 from pacs_node.records import ModelIdentity, Prediction
-from pacs_node.report.text import as_text
+from pacs_node.report.sr import as_text
 
 
 @dataclass
@@ -315,3 +315,17 @@ def test_the_same_is_said_of_files(bench: Bench, tmp_path: Path) -> None:
     assert [image["failure"] is None for image in document["images"]] == [True, False, False, False]
     (nothing,) = filemode.analyze_files(paths[:1], bench.settings, Picky(), tmp_path)
     assert nothing.text.endswith("5.dcm: skipped: modality RG is not accepted")
+
+
+def test_a_skipped_xray_without_patient_id_is_no_identity_conflict(bench: Bench) -> None:
+    first, film = xrays(2, FILM | {"PatientID": ""})
+    bench.receive(first, film)
+    bench.work()
+    assert report_of(bench, first).CompletionFlagDescription == "1 of 2 X-rays analyzed"
+
+
+def test_an_analyzed_image_without_patient_id_is_an_identity_conflict(bench: Bench) -> None:
+    first, second = xrays(2, {"PatientID": ""})
+    bench.receive(first, second)
+    bench.work()
+    assert "identity conflict" in bench.study(first)["reason"]

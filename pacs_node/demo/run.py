@@ -31,7 +31,7 @@ from pacs_node.errors import AdmissionError, InputError, PacsNodeError
 from pacs_node.journal import processes, views
 from pacs_node.journal.database import Database, open_database
 from pacs_node.receive.admission import read_header
-from pacs_node.report.text import as_text
+from pacs_node.report.sr import as_text
 
 READY_SECONDS = 240.0
 RESULT_SECONDS = 600.0

@@ -146,9 +146,8 @@ def laterality(header: Dataset, others: Iterable[Dataset] = ()) -> Side | None:
     return next((side for side in SIDES if side == only), None)
 
 
-def place(header: Dataset, others: Iterable[Dataset] = ()) -> str:
-    """Where an image was taken, in words: "left wrist", "pelvis", or "body part not stated"."""
-    side = laterality(header, others)
+def place(header: Dataset, side: Side | None) -> str:
+    """The body part and its side in words: "left wrist", "pelvis", or "body part not stated"."""
     part = body_part(header) or NOT_STATED
     if side is None:
         return part

@@ -245,7 +245,7 @@ def _keep_finding(t: Transaction, analysis: Analysis, finding: Finding, model: M
         content_key=finding.content_key,
         notes=list(finding.notes),
         finding=model.finding.meaning,
-        phrase=model.positive_phrase if finding.positive else model.negative_phrase,
+        phrase=model.phrase(finding.positive),
         **({} if finding.positive else {"caveat": model.negative_caveat}),
         **({} if analysis.scope is None else {"scope": analysis.scope}),
     )

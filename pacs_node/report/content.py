@@ -26,18 +26,19 @@ from highdicom.sr import (
 )
 from pydicom.sr.coding import Code
 
-from pacs_node import __version__, config
+from pacs_node import __version__
 from pacs_node.dicom import anatomy
 from pacs_node.records import (
     PERCENTILES_SHOW_MORE,
     Finding,
     ImageResult,
+    ModelIdentity,
     Outcome,
     Point,
     Region,
-    ReportRequest,
 )
-from pacs_node.report import source, uids, wording
+from pacs_node.report import source, uids
+from pacs_node.report.facts import ImageFacts, ReportFacts, printable
 
 MANUFACTURER = "pacs-node"
 FINDING = Code("121071", "DCM", "Finding")
@@ -76,36 +77,34 @@ _OBSERVES = RelationshipTypeValues.HAS_OBS_CONTEXT
 _ACQUIRES = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
 
-def measurement_report(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
+def measurement_report(facts: ReportFacts) -> ContainerContentItem:
     """TID 1500: summary, image library, a group for each region and each analyzed image, evaluations."""
     regions = [
         item
-        for image, name in _named(request)
+        for image in facts.images
         if image.finding
-        for item in _region_groups(request, image, image.finding, name)
+        for item in _region_groups(facts, image, image.finding)
     ]
-    whole = [
-        _image_group(request, image, image.finding, name) for image, name in _named(request) if image.finding
-    ]
+    whole = [_image_group(facts, image, image.finding) for image in facts.images if image.finding]
     procedure = Code("363679005", "SCT", "Imaging procedure")
     return _container(
         Code("126000", "DCM", "Imaging Measurement Report"),
         [
-            *_language_and_observer(request),
+            *_language_and_observer(facts),
             CodeContentItem(Code("121058", "DCM", "Procedure reported"), procedure, _MODIFIES),
-            TextContentItem(SUMMARY, wording.summary(request, settings), _CONTAINS),
-            _image_library(request),
+            TextContentItem(SUMMARY, facts.summary, _CONTAINS),
+            _image_library(facts),
             _container(Code("126010", "DCM", "Imaging Measurements"), [*regions, *whole], _CONTAINS),
-            _qualitative_evaluations(request, settings),
+            _qualitative_evaluations(facts),
         ],
         template="1500",
     )
 
 
-def failure_report(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
+def failure_report(facts: ReportFacts) -> ContainerContentItem:
     """TID 2000: that no image was analyzed, and why; a text that viewers show, without measurements."""
     impression = Code("121073", "DCM", "Impression")
-    texts = (wording.summary(request, settings), *_failures(request))
+    texts = (facts.summary, *_failures(facts))
     none = CodeContentItem(
         CAD_SUMMARY, Code("111245", "DCM", "No algorithms succeeded; without findings"), _CONTAINS
     )
@@ -113,30 +112,25 @@ def failure_report(request: ReportRequest, settings: config.ReportSettings) -> C
     impressions = _container(Code("121072", "DCM", "Impressions"), items, _CONTAINS)
     return _container(
         Code("18748-4", "LN", "Diagnostic Imaging Report"),
-        [*_language_and_observer(request), impressions],
+        [*_language_and_observer(facts), impressions],
         template="2000",
     )
 
 
-def _named(request: ReportRequest) -> list[tuple[ImageResult, str]]:
-    names = [f"{name[0].upper()}{name[1:]}" for name in source.image_names(request.images)]
-    return list(zip(request.images, names, strict=True))
-
-
-def _failures(request: ReportRequest) -> list[str]:
-    """Which images were not analyzed, and why; a reason may quote the header, whatever that holds."""
+def _failures(facts: ReportFacts) -> list[str]:
+    """The images that were not analyzed, with the reasons, which may quote anything from a header."""
     return [
-        f"{name}: NOT ANALYZED: {wording.printable(image.failure or 'no reason is known')}"
-        for image, name in _named(request)
+        f"{image.title}: NOT ANALYZED: {printable(image.failure or 'no reason is known')}"
+        for image in facts.images
         if image.finding is None
     ]
 
 
-def _remarks(request: ReportRequest) -> list[str]:
-    """Which images were not analyzed as their header has them shown."""
+def _remarks(facts: ReportFacts) -> list[str]:
+    """The images that were not analyzed as their header has them displayed."""
     return [
-        f"{name}: {PERCENTILES_SHOW_MORE}"
-        for image, name in _named(request)
+        f"{image.title}: {PERCENTILES_SHOW_MORE}"
+        for image in facts.images
         if image.finding and PERCENTILES_SHOW_MORE in image.finding.notes
     ]
 
@@ -154,23 +148,23 @@ def _container(
     return container
 
 
-def _language_and_observer(request: ReportRequest) -> list[ContentItem]:
+def _language_and_observer(facts: ReportFacts) -> list[ContentItem]:
     """TID 1204 and TID 1004: English, seen by this device."""
     language = Code("121049", "DCM", "Language of Content Item and Descendants")
-    device = f"pacs-node {__version__}"
+    device, node = f"pacs-node {__version__}", facts.request.node
     return [
         CodeContentItem(language, Code("en-US", "RFC5646", "English (United States)"), _MODIFIES),
         CodeContentItem(Code("121005", "DCM", "Observer Type"), Code("121007", "DCM", "Device"), _OBSERVES),
-        UIDRefContentItem(Code("121012", "DCM", "Device Observer UID"), request.node.device_uid, _OBSERVES),
-        TextContentItem(Code("121013", "DCM", "Device Observer Name"), request.node.ae_title, _OBSERVES),
+        UIDRefContentItem(Code("121012", "DCM", "Device Observer UID"), node.device_uid, _OBSERVES),
+        TextContentItem(Code("121013", "DCM", "Device Observer Name"), node.ae_title, _OBSERVES),
         TextContentItem(Code("121014", "DCM", "Device Observer Manufacturer"), MANUFACTURER, _OBSERVES),
         TextContentItem(Code("121015", "DCM", "Device Observer Model Name"), device, _OBSERVES),
     ]
 
 
-def _image_library(request: ReportRequest) -> ContainerContentItem:
-    """TID 1600: every image of the request, also those that were not analyzed."""
-    images = [_library_entry(image) for image in request.images]
+def _image_library(facts: ReportFacts) -> ContainerContentItem:
+    """TID 1600: every image of the report, also those that were not analyzed."""
+    images = [_library_entry(image) for image in facts.images]
     group = _container(Code("126200", "DCM", "Image Library Group"), images, _CONTAINS)
     return _container(Code("111028", "DCM", "Image Library"), [group], _CONTAINS)
 
@@ -205,19 +199,17 @@ def _library_entry(image: ImageResult) -> ImageContentItem:
     return entry
 
 
-def _region_groups(
-    request: ReportRequest, image: ImageResult, finding: Finding, name: str
-) -> list[ContainerContentItem]:
+def _region_groups(facts: ReportFacts, image: ImageFacts, finding: Finding) -> list[ContainerContentItem]:
     """TID 1410: the outline of each suspicious region, with the certainty of its image."""
     return [
         _container(
             MEASUREMENT_GROUP,
             [
-                *_tracking(f"{name}: region {number + 1}", uids.tracking(request, image, number)),
-                CodeContentItem(FINDING, request.model.finding, _CONTAINS),
-                *_finding_site(request, image),
-                *_algorithm(request),
-                _number(request, CERTAINTY, finding, _outline(image, region, measured=True)),
+                *_tracking(f"{image.title}: region {number + 1}", uids.tracking(facts, image, number)),
+                CodeContentItem(FINDING, facts.model.finding, _CONTAINS),
+                *_finding_site(image),
+                *_algorithm(facts.model),
+                _number(facts.model, CERTAINTY, finding, _outline(image, region, measured=True)),
                 _outline(image, region),
             ],
             _CONTAINS,
@@ -227,25 +219,22 @@ def _region_groups(
     ]
 
 
-def _image_group(
-    request: ReportRequest, image: ImageResult, finding: Finding, name: str
-) -> ContainerContentItem:
+def _image_group(facts: ReportFacts, image: ImageFacts, finding: Finding) -> ContainerContentItem:
     """TID 1501: whether the finding is present in one image. Absent has a probability, never a Finding.
 
     It carries a SCOORD instead of a plain image reference, with which OHIF opens the report as a black page.
     """
-    said = wording.evaluation(request, finding)
     anchor = (min(_ANCHOR, image.source.Columns / 2), min(_ANCHOR, image.source.Rows / 2))
-    present = [CodeContentItem(FINDING, request.model.finding, _CONTAINS)] if finding.positive else []
+    present = [CodeContentItem(FINDING, facts.model.finding, _CONTAINS)] if finding.positive else []
     return _container(
         MEASUREMENT_GROUP,
         [
-            *_tracking(f"{name}: {said}", uids.tracking(request, image)),
+            *_tracking(f"{image.title}: {facts.model.phrase(finding.positive)}", uids.tracking(facts, image)),
             *present,
-            *_finding_site(request, image),
-            *_algorithm(request),
-            _number(request, CERTAINTY if finding.positive else PROBABILITY, finding),
-            CodeContentItem(request.model.finding, PRESENT if finding.positive else ABSENT, _CONTAINS),
+            *_finding_site(image),
+            *_algorithm(facts.model),
+            _number(facts.model, CERTAINTY if finding.positive else PROBABILITY, finding),
+            CodeContentItem(facts.model.finding, PRESENT if finding.positive else ABSENT, _CONTAINS),
             _coordinates(image, GraphicTypeValues.POINT, [anchor]),
         ],
         _CONTAINS,
@@ -253,23 +242,21 @@ def _image_group(
     )
 
 
-def _qualitative_evaluations(request: ReportRequest, settings: config.ReportSettings) -> ContainerContentItem:
+def _qualitative_evaluations(facts: ReportFacts) -> ContainerContentItem:
     """Row 12 of TID 1500: how far the algorithm came, what failed and why, remarks, the label."""
-    partial = any(image.finding is None for image in request.images)
+    comments = (facts.settings.label, *_failures(facts), *_remarks(facts))
+    partial = any(image.finding is None for image in facts.images)
     value, meaning = {
         (False, False): ("111241", "All algorithms succeeded; without findings"),
         (False, True): ("111242", "All algorithms succeeded; with findings"),
         (True, False): ("111243", "Not all algorithms succeeded; without findings"),
         (True, True): ("111244", "Not all algorithms succeeded; with findings"),
-    }[partial, wording.outcome(request) is Outcome.POSITIVE]
+    }[partial, facts.outcome is Outcome.POSITIVE]
     return _container(
         Code("C0034375", "UMLS", "Qualitative Evaluations"),
         [
             CodeContentItem(CAD_SUMMARY, Code(value, "DCM", meaning), _CONTAINS),
-            *(
-                TextContentItem(COMMENT, text, _CONTAINS)
-                for text in (settings.label, *_failures(request), *_remarks(request))
-            ),
+            *(TextContentItem(COMMENT, text, _CONTAINS) for text in comments),
         ],
         _CONTAINS,
     )
@@ -283,26 +270,26 @@ def _tracking(identifier: str, uid: str) -> list[ContentItem]:
     ]
 
 
-def _finding_site(request: ReportRequest, image: ImageResult) -> list[ContentItem]:
+def _finding_site(image: ImageFacts) -> list[ContentItem]:
     """Where in the body, if it is known in codes, and on which side, if that is not contradictory."""
     site = anatomy.site(image.source)
-    side = source.side(request, image)
-    return [FindingSite(site, laterality=anatomy.SIDE_CODES[side] if side else None)] if site else []
+    side = anatomy.SIDE_CODES[image.side] if image.side else None
+    return [FindingSite(site, laterality=side)] if site else []
 
 
-def _algorithm(request: ReportRequest) -> list[ContentItem]:
-    """TID 4019: which model spoke, and at which operating point."""
+def _algorithm(model: ModelIdentity) -> list[ContentItem]:
+    """TID 4019: the model and its operating point."""
     parameters = Code("111002", "DCM", "Algorithm Parameters")
     return [
-        TextContentItem(Code("111001", "DCM", "Algorithm Name"), request.model.name, _MODIFIES),
-        TextContentItem(Code("111003", "DCM", "Algorithm Version"), wording.version(request), _MODIFIES),
-        TextContentItem(parameters, wording.parameters(request), _MODIFIES),
+        TextContentItem(Code("111001", "DCM", "Algorithm Name"), model.name, _MODIFIES),
+        TextContentItem(Code("111003", "DCM", "Algorithm Version"), model.full_version, _MODIFIES),
+        TextContentItem(parameters, model.parameters, _MODIFIES),
     ]
 
 
-def _number(request: ReportRequest, name: Code, finding: Finding, *of: ContentItem) -> NumContentItem:
+def _number(model: ModelIdentity, name: Code, finding: Finding, *of: ContentItem) -> NumContentItem:
     number = NumContentItem(name, round(finding.probability * 100, 2), _PERCENT, None, _CONTAINS)
-    number.ContentSequence = ContentSequence([*of, *_algorithm(request)])
+    number.ContentSequence = ContentSequence([*of, *_algorithm(model)])
     return number
 
 

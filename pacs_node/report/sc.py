@@ -22,8 +22,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pacs_node import __version__, config
 from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
-from pacs_node.records import Finding, ImageResult, ModelIdentity, ReportRequest
-from pacs_node.report import content, source, sr, uids, wording
+from pacs_node.records import Finding, ImageResult, ModelIdentity
+from pacs_node.report import content, source, sr, uids
+from pacs_node.report.facts import ImageFacts, ReportFacts, percent
 
 SERIES_NUMBER = 9902
 _EXPLANATIONS = {"Grad-CAM": codes.DCM.GradientWeightedClassActivation}
@@ -84,38 +85,36 @@ def render(
         outline = np.round((np.asarray(region.polygon) * scale - 0.5) * 16).astype(np.int32)
         for colour, thickness in ((_BLACK, 3 * width), (_WHITE, width)):
             cv2.polylines(picture, [outline], True, colour, thickness, cv2.LINE_AA, shift=4)
-    said = model.positive_phrase if finding.positive else model.negative_phrase
-    head = [f"AI: {said}, {wording.percent(finding.probability)}", f"{model.name} {model.version}"]
+    answer = f"AI: {model.phrase(finding.positive)}, {percent(finding.probability)}"
+    head = [answer, f"{model.name} {model.version}"]
     _annotate(picture, head, settings.label)
     return picture
 
 
-def build(
-    request: ReportRequest, image: ImageResult, display: NDArray[np.float32], settings: config.ReportSettings
-) -> Dataset:
+def build(facts: ReportFacts, image: ImageFacts, display: NDArray[np.float32]) -> Dataset:
     """The Secondary Capture of an image, with file meta information, ready to be written (Explicit VR LE).
 
     `display` as for `render`. The same request gives the same UIDs. Raises InputError where `render` does or
     where the source lacks a UID. PS3.3 A.8.1.
     """
-    header, newest = image.source, source.newest(request)
-    normal = source.normalize(newest)
+    request, header = facts.request, image.source
+    normal = source.normalize(facts.newest)
     body_part = source.body_part_examined(header)
     capture = SCImage(
-        pixel_array=render(image, display, request.model, settings),
+        pixel_array=render(image, display, facts.model, facts.settings),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         study_instance_uid=normal.StudyInstanceUID,
-        series_instance_uid=uids.sc_series(request, settings, body_part),
+        series_instance_uid=uids.sc_series(facts, body_part),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=uids.sc(request, image, settings),
+        sop_instance_uid=uids.sc(facts, image),
         instance_number=1,
         manufacturer=content.MANUFACTURER,
         patient_orientation=("L", "F"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         patient_birth_date="",
-        series_description=f"AI heat map ({request.model.explanation}), research use only",
+        series_description=f"AI heat map ({facts.model.explanation}), research use only",
         manufacturer_model_name="pacs-node",
         device_serial_number=request.node.device_uid,
         software_versions=__version__,
@@ -128,21 +127,20 @@ def build(
     capture.PatientOrientation = source.orientation(header)
     if len(capture.PixelData) % 2:
         capture.PixelData += b"\0"
-    _describe(capture, request, image)
-    source.inherit(capture, newest, request.created_at)
+    _describe(capture, facts, image)
+    source.inherit(capture, facts.newest, request.created_at)
     capture.DateOfSecondaryCapture = capture.ContentDate
     capture.TimeOfSecondaryCapture = capture.ContentTime
     return capture
 
 
-def _describe(capture: Dataset, request: ReportRequest, image: ImageResult) -> None:
-    """What is shown: the body part and side of this image, what it was derived from, and how."""
+def _describe(capture: Dataset, facts: ReportFacts, image: ImageFacts) -> None:
+    """State the body part and side of this image, what it was derived from, and how."""
     header = image.source
     if body_part := source.body_part_examined(header):
         capture.BodyPartExamined = body_part
-    side = source.side(request, image)
-    if side:
-        capture.ImageLaterality = side
+    if image.side:
+        capture.ImageLaterality = image.side
     elif not anatomy.unpaired(header):
         capture.Laterality = None  # Type 2C: empty says that it is unknown
     if header.get("BurnedInAnnotation") in ("YES", "NO"):
@@ -158,14 +156,14 @@ def _describe(capture: Dataset, request: ReportRequest, image: ImageResult) -> N
         CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
     ]
     capture.SourceImageSequence = [reference]
-    model = request.model
+    model = facts.model
     capture.DerivationDescription = (
-        f"Heat map ({model.explanation}) of {model.name} {wording.version(request)} over the windowed image"
+        f"Heat map ({model.explanation}) of {model.name} {model.full_version} over the windowed image"
     )
     capture.DerivationCodeSequence = [
         CodedConcept.from_code(_EXPLANATIONS.get(model.explanation, codes.DCM.VisualExplanation))
     ]
-    capture.ContributingEquipmentSequence = [sr.processing_equipment(request, source.newest(request))]
+    capture.ContributingEquipmentSequence = [sr.processing_equipment(facts.request, facts.newest)]
 
 
 def heat(

@@ -20,10 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
 
-from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
-from pacs_node.receive import admission
-from pacs_node.records import ImageResult, InstanceState, ReportRequest
 
 UTF_8 = "ISO_IR 192"
 
@@ -58,15 +55,6 @@ def normalize(header: Dataset) -> Dataset:
     return normal
 
 
-def newest(request: ReportRequest) -> Dataset:
-    """The header of the image received last: it carries the patient and study data that the PACS has now.
-
-    Not of a skipped one: a digitized film says little of its study.
-    """
-    images = [image for image in request.images if not _is_skipped(image)]
-    return max(images, key=lambda image: (image.instance.received_at, image.instance.id)).source
-
-
 def mismatches(headers: Iterable[Dataset]) -> tuple[str, ...]:
     """Keywords of the patient and study attributes in which these images differ."""
     several = list(headers)
@@ -75,11 +63,6 @@ def mismatches(headers: Iterable[Dataset]) -> tuple[str, ...]:
         for keyword in (*TYPE_2, "IssuerOfPatientID")
         if len({str(header.get(keyword) or "") for header in several}) > 1
     )
-
-
-def side(request: ReportRequest, image: ImageResult) -> anatomy.Side | None:
-    """The side that an image shows, if its series does not contradict it."""
-    return anatomy.laterality(image.source, [other.source for other in request.images])
 
 
 def decoded(header: Dataset) -> Dataset:
@@ -159,60 +142,6 @@ def codes(item: Dataset, keyword: str) -> list[Dataset]:
     return [
         code for code in item.get(keyword) or [] if code.get("CodeMeaning") and any(map(code.get, values))
     ]
-
-
-def image_names(images: tuple[ImageResult, ...]) -> tuple[str, ...]:
-    """What a person calls each image: "image 2, LL".
-
-    The number is InstanceNumber where that tells the images apart, else with SeriesNumber, else the position.
-    """
-    numbers = [number(image.source, "InstanceNumber") for image in images]
-    series = [number(image.source, "SeriesNumber") for image in images]
-    names = [f"image {own}" for own in numbers]
-    if None in numbers or len(set(names)) < len(names):
-        names = [f"series {first} image {second}" for first, second in zip(series, numbers, strict=True)]
-    if None in numbers or (len(set(names)) < len(names)):
-        names = [f"image {position} of {len(images)}" for position in range(1, len(images) + 1)]
-    views = [str(image.source.get("ViewPosition") or "") for image in images]
-    return tuple(f"{name}, {view}" if view else name for name, view in zip(names, views, strict=True))
-
-
-def accounted(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
-    """The images of a study for which its report accounts, in their order; none where all were skipped.
-
-    A skipped one is among them if it is or may be an X-ray: a report that does not name it reads as if it had
-    been analyzed. It was, if an analyzed image was made from it, as from a DX for processing.
-    """
-    every = in_order(images)
-    if all(_is_skipped(image) for image in every):
-        return ()
-    sources = {
-        str(item.get("ReferencedSOPInstanceUID"))
-        for image in every
-        if image.finding
-        for item in image.source.get("SourceImageSequence") or []
-        if isinstance(item, Dataset)
-    }
-    return tuple(
-        image
-        for image in every
-        if not _is_skipped(image)
-        or (admission.may_be_xray(image.source) and image.instance.sop_instance_uid not in sources)
-    )
-
-
-def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
-    """Images as a radiologist counts them: by series number, then instance number, then arrival."""
-
-    def key(image: ImageResult) -> tuple[int, int, int]:
-        series, own = (number(image.source, keyword) for keyword in ("SeriesNumber", "InstanceNumber"))
-        return series or 0, own or 0, image.instance.id
-
-    return tuple(sorted(images, key=key))
-
-
-def _is_skipped(image: ImageResult) -> bool:
-    return image.instance.state == InstanceState.SKIPPED
 
 
 def number(header: Dataset, keyword: str) -> int | None:

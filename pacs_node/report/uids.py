@@ -13,71 +13,66 @@ from uuid import UUID, uuid5
 from pydicom.uid import UID
 
 from pacs_node import config
-from pacs_node.records import ImageResult, ModelIdentity, NodeIdentity, Outcome, ReportRequest
+from pacs_node.records import ImageResult, ModelIdentity, NodeIdentity
+from pacs_node.report.facts import ReportFacts
 
 
 def derive(node: NodeIdentity, role: str, *parts: str) -> UID:
-    """The UID of what plays `role` for these parts, which are joined so that no two lists can be confused."""
+    """The UID of an object of this role made from these parts; no two lists of parts are confused."""
     name = json.dumps([role, *parts], ensure_ascii=True)
     return UID(f"2.25.{uuid5(UUID(node.namespace), name).int}")
 
 
 def settings_key(model: ModelIdentity, settings: config.ReportSettings) -> str:
-    """What, beside the images and the weights, decides what the results say: a hash in hexadecimal."""
-    said = [model.id, model.name, model.version, model.sha256, repr(model.threshold)]
-    said += [model.finding.value, model.finding.scheme_designator, model.finding.meaning]
-    said += [model.positive_phrase, model.negative_phrase, model.negative_caveat]
-    said += [settings.iod, str(settings.max_size), settings.label]
-    said += [] if model.scope_limit == 1 else [f"scope {model.scope_limit!r}"]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """Hash, in hexadecimal, of everything besides the images and weights that decides what results say."""
+    values = [model.id, model.name, model.version, model.sha256, repr(model.threshold)]
+    values += [model.finding.value, model.finding.scheme_designator, model.finding.meaning]
+    values += [model.positive_phrase, model.negative_phrase, model.negative_caveat]
+    values += [settings.iod, str(settings.max_size), settings.label]
+    values += [] if model.scope_limit == 1 else [f"scope {model.scope_limit!r}"]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def sc(request: ReportRequest, image: ImageResult, settings: config.ReportSettings) -> UID:
+def sc(facts: ReportFacts, image: ImageResult) -> UID:
     """SOP Instance UID of an image's Secondary Capture: the same in every revision of the study's report,
     unless new objects were asked for."""
-    return derive(
-        request.node,
-        "SC",
-        image.instance.sop_instance_uid,
-        _content(image),
-        settings_key(request.model, settings),
-        *([str(request.renewed)] if request.renewed else []),
-    )
+    renewed = [str(facts.request.renewed)] if facts.request.renewed else []
+    return _of_image(facts, "SC", image, settings_key(facts.model, facts.settings), *renewed)
 
 
-def sc_series(request: ReportRequest, settings: config.ReportSettings, body_part: str) -> UID:
+def sc_series(facts: ReportFacts, body_part: str) -> UID:
     """Series of a study's Secondary Captures: one for each BodyPartExamined, which belongs to the series."""
-    key = settings_key(request.model, settings)
+    request = facts.request
+    key = settings_key(facts.model, facts.settings)
     return derive(request.node, "SC series", request.study_instance_uid, key, body_part)
 
 
-def sr(request: ReportRequest, settings: config.ReportSettings, outcome: Outcome) -> UID:
+def sr(facts: ReportFacts) -> UID:
     """SOP Instance UID of the study's Structured Report in this revision."""
-    return derive(request.node, "SR", *_report(request, settings, outcome))
+    return _of_report(facts, "SR")
 
 
-def sr_series(request: ReportRequest, settings: config.ReportSettings, outcome: Outcome) -> UID:
+def sr_series(facts: ReportFacts) -> UID:
     """Series of the study's Structured Report: each revision has its own."""
-    return derive(request.node, "SR series", *_report(request, settings, outcome))
+    return _of_report(facts, "SR series")
 
 
-def tracking(request: ReportRequest, image: ImageResult, region: int | None = None) -> UID:
+def tracking(facts: ReportFacts, image: ImageResult, region: int | None = None) -> UID:
     """Tracking Unique Identifier of an image's evaluation (region None) or of one of its regions (from 0)."""
-    of = "image" if region is None else f"region {region}"
-    return derive(
-        request.node,
-        "tracking",
-        image.instance.sop_instance_uid,
-        _content(image),
-        request.model.sha256,
-        of,
-    )
+    part = "image" if region is None else f"region {region}"
+    return _of_image(facts, "tracking", image, facts.model.sha256, part)
 
 
-def _report(request: ReportRequest, settings: config.ReportSettings, outcome: Outcome) -> list[str]:
-    keys = sorted(f"{image.instance.sop_instance_uid} {_content(image)}" for image in request.images)
-    key = settings_key(request.model, settings)
-    return [request.study_instance_uid, *keys, key, outcome.value, str(request.revision)]
+def _of_image(facts: ReportFacts, role: str, image: ImageResult, *parts: str) -> UID:
+    return derive(facts.request.node, role, image.instance.sop_instance_uid, _content(image), *parts)
+
+
+def _of_report(facts: ReportFacts, role: str) -> UID:
+    request = facts.request
+    images = sorted(f"{image.instance.sop_instance_uid} {_content(image)}" for image in request.images)
+    key = settings_key(facts.model, facts.settings)
+    parts = [request.study_instance_uid, *images, key, facts.outcome.value, str(request.revision)]
+    return derive(request.node, role, *parts)
 
 
 def _content(image: ImageResult) -> str:

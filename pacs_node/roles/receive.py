@@ -14,12 +14,12 @@ from pacs_node.config import Settings
 from pacs_node.deliver import sender
 from pacs_node.dicom import tls
 from pacs_node.errors import AdmissionError
-from pacs_node.files import FileStore, SpooledFile
+from pacs_node.files import SpooledFile
 from pacs_node.journal import commitments, instances
-from pacs_node.journal.database import Database, open_database
+from pacs_node.node import Node
 from pacs_node.receive import admission
 from pacs_node.receive.scp import StorageScp
-from pacs_node.records import AuditKind, CommitmentReport, NodeIdentity
+from pacs_node.records import AuditKind, CommitmentReport
 from pacs_node.roles import lifecycle
 from pacs_node.roles.lifecycle import Heartbeat, surviving, work_off
 
@@ -32,9 +32,7 @@ _log = structlog.get_logger(__name__)
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """The role that lets objects in: the storage SCP and the intake."""
-    database = open_database(settings.database_url)
-    node = database.identity(settings.node.ae_title)
-    files = FileStore(settings.storage.path)
+    node = Node.open(settings)
     arrived = threading.Event()
     # Read once: what is here spares the intake a second look. After a restart it is empty.
     headers: dict[Path, FileDataset] = {}
@@ -44,14 +42,14 @@ def run(settings: Settings, stop: threading.Event) -> None:
         arrived.set()
 
     def settle(report: CommitmentReport) -> bool:
-        return commitments.settle(database, report, sender.retry_seconds)
+        return commitments.settle(node.database, report, sender.retry_seconds)
 
     secured = tls.acceptor(settings.tls) if settings.tls.receive else None
     scp = StorageScp(
-        settings.node, settings.peers, files, settings.storage.min_free_gb, on_arrival, settle, secured
+        settings.node, settings.peers, node.files, settings.storage.min_free_gb, on_arrival, settle, secured
     )
-    with Heartbeat(database, "receive") as heartbeat:
-        files.sweep()
+    with Heartbeat(node.database, "receive") as heartbeat:
+        node.files.sweep()
         scp.start()
         heartbeat.stats = scp.stats
         heartbeat.ready(f"{settings.node.host}:{scp.port}")
@@ -60,58 +58,45 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 if arrived.wait(lifecycle.POLL_SECONDS):
                     stop.wait(GATHER_SECONDS)
                 arrived.clear()
-                work_off(stop, "intake", lambda: take_in(settings, database, files, node, headers))
+                work_off(stop, "intake", lambda: take_in(node, headers))
         finally:
             scp.stop()
             with surviving("intake"):
-                take_in(settings, database, files, node, headers)
+                take_in(node, headers)
 
 
-def take_in(
-    settings: Settings,
-    database: Database,
-    files: FileStore,
-    node: NodeIdentity,
-    headers: dict[Path, FileDataset],
-) -> bool:
+def take_in(node: Node, headers: dict[Path, FileDataset]) -> bool:
     """Register one batch of what waits in the spool; True where more may wait. Start-up runs it too.
 
     Of several receivers over one folder, one at a time does it, for all of them.
     """
-    with files.intake() as ours:
+    with node.files.intake() as ours:
         if ours:
-            return _take_in(settings, database, files, node, headers)
+            return _take_in(node, headers)
     # Whoever is at it reads for itself what we have read.
     headers.clear()
     return False
 
 
-def _take_in(
-    settings: Settings,
-    database: Database,
-    files: FileStore,
-    node: NodeIdentity,
-    headers: dict[Path, FileDataset],
-) -> bool:
-    spooled = files.spooled(INTAKE_BATCH)
+def _take_in(node: Node, headers: dict[Path, FileDataset]) -> bool:
+    spooled = node.files.spooled(INTAKE_BATCH)
     arrivals, registered = [], []
     today = datetime.now(UTC).date()
-    for item, stored in zip(spooled, files.keep(spooled), strict=True):
+    for item, stored in zip(spooled, node.files.keep(spooled), strict=True):
         try:
             header = headers.pop(item.path, None) or admission.read_header(stored.path)
-            arrivals.append(
-                admission.examine(stored, header, item.received_at, settings.study, node.device_uid, today)
-            )
+            rules, device = node.settings.study, node.identity.device_uid
+            arrivals.append(admission.examine(stored, header, item.received_at, rules, device, today))
             registered.append(item)
         except AdmissionError as error:
-            moved = files.set_aside(item)
+            moved = node.files.set_aside(item)
             _log.error("unreadable_in_spool", path=str(moved), error=str(error))
-            database.audit(AuditKind.UNREADABLE, sha256=item.sha256, why=str(error))
+            node.database.audit(AuditKind.UNREADABLE, sha256=item.sha256, why=str(error))
     if arrivals:
-        instances.register(database, arrivals, settings.study.quiet_seconds)
+        instances.register(node.database, arrivals, node.settings.study.quiet_seconds)
         for study, count in Counter(one.study_instance_uid for one in arrivals).items():
             _log.info("received", study_instance_uid=study, objects=count)
-    files.forget(registered)
+    node.files.forget(registered)
     if not spooled:
         # Headers that came later than the intake found their files.
         headers.clear()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -19,18 +16,12 @@ from pacs_node import pipeline
 from pacs_node.config import Settings
 from pacs_node.dicom import reading
 from pacs_node.errors import PacsNodeError
-from pacs_node.files import FileStore
 from pacs_node.journal import deliveries, instances, queue, studies
-from pacs_node.journal.database import Database, open_database
+from pacs_node.node import Node
 from pacs_node.records import (
     Analysis,
     AuditKind,
-    Finding,
     Instance,
-    InstanceState,
-    NodeIdentity,
-    Outcome,
-    Predecessor,
     ReportRequest,
     Study,
     StudyState,
@@ -52,15 +43,13 @@ def run(
     settings: Settings, stop: threading.Event, classifier: Callable[[Settings], pipeline.Classifier]
 ) -> None:
     """The role that analyzes images and reports studies."""
-    database = open_database(settings.database_url)
-    node = database.identity(settings.node.ae_title)
-    files = FileStore(settings.storage.path)
-    with Heartbeat(database, "worker", HANG_SECONDS) as heartbeat:
+    node = Node.open(settings)
+    with Heartbeat(node.database, "worker", HANG_SECONDS) as heartbeat:
         began = time.monotonic()
         model = classifier(settings)
         loading = {"model_load_seconds": round(time.monotonic() - began, 3)}
         heartbeat.stats = lambda: {**loading, **model.stats()}
-        work = Worker(settings, database, files, node, model, heartbeat)
+        work = Worker(node, model, heartbeat)
         heartbeat.ready(model.identity.id)
         while not stop.is_set():
             work_off(stop, "worker", work.step)
@@ -89,16 +78,10 @@ class Worker:
 
     def __init__(
         self,
-        settings: Settings,
-        database: Database,
-        files: FileStore,
-        node: NodeIdentity,
+        node: Node,
         classifier: pipeline.Classifier,
         leases: Leases,
     ) -> None:
-        self._settings = settings
-        self._database = database
-        self._files = files
         self._node = node
         self._classifier = classifier
         self._leases = leases
@@ -111,7 +94,7 @@ class Worker:
         return self._report() or self._analyze()
 
     def _analyze(self) -> bool:
-        claim = instances.claim_instances(self._database, self._settings.model.batch)
+        claim = instances.claim_instances(self._node.database, self._node.settings.model.batch)
         if claim is None:
             return False
         with self._leases.hold(claim.token):
@@ -129,11 +112,11 @@ class Worker:
                     "analysis_error", study_instance_uid=uids, instances=[instance.id for instance in todo]
                 )
                 instances.postpone_instances(
-                    self._database, claim, RETRY_SECONDS, _why(error), counts=not _is_disk(error)
+                    self._node.database, claim, RETRY_SECONDS, _why(error), counts=not _is_disk(error)
                 )
                 return True
             instances.finish_instances(
-                self._database, claim.token, self._classifier.identity, analyses + hopeless
+                self._node.database, claim.token, self._classifier.identity, analyses + hopeless
             )
         for analysis in analyses + hopeless:
             _log.info(
@@ -147,10 +130,10 @@ class Worker:
 
     def _analyze_instances(self, todo: Sequence[Instance]) -> list[Analysis]:
         """Analyze images; one whose content the model has spoken of before keeps what it said."""
-        before = instances.versions_before(self._database, todo)
+        before = instances.versions_before(self._node.database, todo)
         uids = [instance.sop_instance_uid for instance in todo if instance.id in before]
-        known = instances.known_findings(self._database, uids, self._classifier.identity) if uids else {}
-        analyses = pipeline.analyze_instances(todo, self._files.path, self._classifier, known)
+        known = instances.known_findings(self._node.database, uids, self._classifier.identity) if uids else {}
+        analyses = pipeline.analyze_instances(todo, self._node.files.path, self._classifier, known)
         return [
             replace(analysis, changed=self._changed(analysis.instance, before[analysis.instance.id]))
             if analysis.finding and analysis.instance.id in before
@@ -160,12 +143,12 @@ class Worker:
 
     def _changed(self, instance: Instance, before: Instance) -> tuple[str, ...]:
         """Keywords of patient, study and file attributes in which a version differs from the one before."""
-        headers = (reading.header(self._files.path(one.sha256)) for one in (instance, before))
+        headers = (reading.header(self._node.files.path(one.sha256)) for one in (instance, before))
         syntax = instance.transfer_syntax_uid == before.transfer_syntax_uid
         return source.mismatches(headers) + (() if syntax else ("TransferSyntaxUID",))
 
     def _report(self) -> bool:
-        claim = studies.claim_study(self._database)
+        claim = studies.claim_study(self._node.database)
         if claim is None:
             return False
         (study,) = claim.items
@@ -180,7 +163,9 @@ class Worker:
                 _log.exception("report_error")
                 counts = not _is_disk(error)
                 if study.attempts < MAX_ATTEMPTS or not counts:
-                    studies.postpone_study(self._database, claim, RETRY_SECONDS, _why(error), counts=counts)
+                    studies.postpone_study(
+                        self._node.database, claim, RETRY_SECONDS, _why(error), counts=counts
+                    )
                 else:
                     self._give_up(claim.token, study, _given_up(_why(error)))
         return True
@@ -196,105 +181,68 @@ class Worker:
         self._close(token, study, StudyState.FAILED, why, AuditKind.REPORT_FAILED)
 
     def _report_study(self, token: str, study: Study, failure: str | None = None) -> None:
-        """Report a study, or that it could not be reported: then of every image that `failure` is why."""
-        every = studies.study_instances(self._database, study.study_instance_uid)
-        skipped = [instance for instance in every if instance.state == InstanceState.SKIPPED]
-        tried = [instance for instance in every if instance.state != InstanceState.SKIPPED]
-        found = studies.findings(self._database, tried, self._classifier.identity)
-        if failure:
-            tried = [replace(one, state=InstanceState.FAILED, reason=failure) for one in tried]
-            found = {}
-        stale = [i for i in tried if i.state == InstanceState.ANALYZED and i.id not in found]
-        if stale:
-            # The model or its threshold changed since: these images are analyzed again first.
-            instances.reopen_instances(self._database, stale, "another model is served now")
-            studies.release_study(self._database, token, study)
+        """Report a study; with `failure`, report that this made its report impossible."""
+        node, model = self._node, self._classifier.identity
+        every = studies.study_instances(node.database, study.study_instance_uid)
+        findings = studies.findings(node.database, every, model)
+        basis = pipeline.report_basis(every, findings, node.files.path, failure)
+        if basis.stale:
+            instances.reopen_instances(node.database, basis.stale, "another model is served now")
+            studies.release_study(node.database, token, study)
             return
-        images = pipeline.images_to_report([*tried, *skipped], found, self._files.path)
-        relevant = [image.instance for image in images]
-        if not relevant:
-            reasons = Counter(instance.reason for instance in every)
-            reason = "; ".join(f"{count} x {why}" for why, count in sorted(reasons.items(), key=str))
-            self._close(
-                token, study, StudyState.SKIPPED, f"nothing to analyze: {reason}", AuditKind.STUDY_SKIPPED
-            )
+        if basis.refusal:
+            skipped = basis.state is StudyState.SKIPPED
+            kind = AuditKind.STUDY_SKIPPED if skipped else AuditKind.STUDY_FAILED
+            self._close(token, study, basis.state, basis.refusal, kind)
             return
-        if len({instance.patient_id for instance in relevant}) > 1:
-            reason = "identity conflict: the study's images name more than one PatientID"
-            self._close(token, study, StudyState.FAILED, reason, AuditKind.STUDY_FAILED)
-            return
-        previous = studies.last_report(self._database, study)
-        why = None if found else "; ".join(sorted({str(instance.reason) for instance in relevant}))
-        renewed = f" renewed {study.renewed}" if study.renewed else ""
-        missing = studies.count_missing_images(self._database, study.id)
-        incomplete = f" without {missing}" if missing else ""
-        inputs_key = _inputs_key(self._classifier.identity.key + renewed + incomplete, relevant, found)
-        if previous and previous[0] == inputs_key:
-            self._close(token, study, StudyState.REPORTED, why, AuditKind.REPORT_UNCHANGED)
-            return
-        if why and self._is_to_be_silent(why, failure, previous):
-            self._close(token, study, StudyState.FAILED, why, AuditKind.FAILURE_REPORT_SUPPRESSED)
-            return
+        earlier_key, earlier_outcome, predecessor = studies.last_report(node.database, study) or (None,) * 3
         request = ReportRequest(
-            node=self._node,
-            model=self._classifier.identity,
+            node=node.identity,
+            model=model,
             study_instance_uid=study.study_instance_uid,
             revision=study.revision,
-            created_at=self._database.clock(),
-            images=images,
-            predecessor=None if previous is None else previous[2],
+            created_at=node.database.clock(),
+            images=basis.images,
+            predecessor=predecessor,
             renewed=study.renewed,
-            missing_images=missing,
+            missing_images=studies.count_missing_images(node.database, study.id),
         )
-        known = studies.result_uids(self._database, study)
-        made = pipeline.report_study(request, self._files, self._settings.report, known)
+        inputs_key = pipeline.inputs_key(request)
+        if inputs_key == earlier_key:
+            self._close(token, study, StudyState.REPORTED, basis.failure, AuditKind.REPORT_UNCHANGED)
+            return
+        if basis.failure:
+            since = request.created_at - FAILURE_WINDOW_SECONDS
+            same = studies.count_failure_reports(node.database, basis.failure, since)
+            if pipeline.is_silent(failure is not None, earlier_outcome, same, node.settings.report):
+                kind = AuditKind.FAILURE_REPORT_SUPPRESSED
+                self._close(token, study, StudyState.FAILED, basis.failure, kind)
+                return
+        known = studies.result_uids(node.database, study)
+        made = pipeline.report_study(request, node.files, node.settings.report, known)
         report = studies.StudyReport(
             revision=study.revision,
             inputs_key=inputs_key,
-            model=request.model,
+            model=model,
             outcome=made.outcome,
             summary=made.summary,
             created_at=request.created_at,
             results=made.results,
             mismatches=made.mismatches,
             kept=made.kept,
-            reason=why,
+            reason=basis.failure,
         )
-        senders = {instance.calling_ae_title for instance in relevant}
-        routes = self._settings.routes(senders, made.outcome, deliveries.informed(self._database, study))
-        if studies.finish_report(self._database, token, study, report, routes):
+        senders = {image.instance.calling_ae_title for image in basis.images}
+        informed = deliveries.informed(node.database, study)
+        routes = node.settings.routes(senders, made.outcome, informed)
+        if studies.finish_report(node.database, token, study, report, routes):
             _log.info("reported", outcome=str(made.outcome))
-
-    def _is_to_be_silent(
-        self, reason: str, failure: str | None, previous: tuple[str, Outcome, Predecessor] | None
-    ) -> bool:
-        """Whether a report that says nothing but why is not to be sent.
-
-        Where only its making failed, an earlier report that says something must not be replaced by it.
-        """
-        if failure and previous and previous[1] is not Outcome.FAILED:
-            return True
-        since = self._database.clock() - FAILURE_WINDOW_SECONDS
-        said = studies.count_failure_reports(self._database, reason, since)
-        return said >= self._settings.report.failures_per_hour
 
     def _close(
         self, token: str, study: Study, state: StudyState, reason: str | None, event: AuditKind
     ) -> None:
-        studies.close_study(self._database, token, study, state, reason, event)
+        studies.close_study(self._node.database, token, study, state, reason, event)
         _log.info(event, reason=reason)
-
-
-def _inputs_key(model_key: str, relevant: Sequence[Instance], found: Mapping[int, Finding]) -> str:
-    """What a report says follows from this: the model and, for each image, its content or why it failed."""
-    said = sorted(
-        (
-            instance.sop_instance_uid,
-            found[instance.id].content_key if instance.id in found else instance.reason,
-        )
-        for instance in relevant
-    )
-    return hashlib.sha256(json.dumps([model_key, said]).encode()).hexdigest()
 
 
 def _given_up(why: str | None) -> str:

@@ -22,7 +22,7 @@ from pacs_node.files import FileStore
 from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.receive import admission
 from pacs_node.records import AuditEvent, AuditKind, ImageResult, Instance, InstanceState, Point
-from pacs_node.report import sc, source, wording
+from pacs_node.report import facts, sc
 from pacs_node.web.access import backend, page, user
 from pacs_node.web.users import Role
 
@@ -76,8 +76,8 @@ class Radiograph:
             reason = self.instance.reason or "no reason was recorded"
             return "waiting to be analyzed" if is_waiting else f"NOT ANALYZED: {reason}"
         threshold = self.model.get("threshold")
-        limit = "" if threshold is None else f" (threshold {wording.percent(threshold)})"
-        return f"{self.phrase}, {wording.percent(self.last.finding.probability)}{limit}"
+        limit = "" if threshold is None else f" (threshold {facts.percent(threshold)})"
+        return f"{self.phrase}, {facts.percent(self.last.finding.probability)}{limit}"
 
     @property
     def marker(self) -> str:
@@ -112,17 +112,17 @@ def radiographs(request: Request, study: str, events: Iterable[AuditEvent] | Non
     instances = [each for each in studies.study_instances(database, study) if _is_radiograph(each)]
     last = views.last_findings(database, instances)
     models = _models(audit.events(database, study) if events is None else events)
-    results = source.in_order(
+    results = facts.in_order(
         ImageResult(
             each, _header(backend(request).files, each), last[each.id].finding if each.id in last else None
         )
         for each in instances
     )
     # The report may count its images by their position.
-    accounted = source.accounted(results)
+    accounted = facts.images_to_report(results)
     ids = {result.instance.id for result in accounted}
     others = tuple(r for r in results if r.instance.id not in ids and r.instance.modality in ("CR", "DX"))
-    names = (*source.image_names(accounted), *source.image_names(others))
+    names = (*facts.image_names(accounted), *facts.image_names(others))
     headers = [result.source for result in results]
     images = [
         Radiograph(
@@ -131,10 +131,11 @@ def radiographs(request: Request, study: str, events: Iterable[AuditEvent] | Non
             last=last.get(result.instance.id),
             model=_model(result.instance, last, models),
             name=f"skipped {name}" if result.instance.state == InstanceState.SKIPPED else name,
-            place=anatomy.place(result.source, headers),
-            side=anatomy.laterality(result.source, headers),
+            place=anatomy.place(result.source, side),
+            side=side,
         )
         for result, name in zip((*accounted, *others), names, strict=True)
+        for side in [anatomy.laterality(result.source, headers)]
     ]
     return sorted(images, key=lambda image: -image.last.finding.probability if image.last else 1)
 

@@ -18,7 +18,7 @@ from pacs_node.dicom import reading
 from pacs_node.errors import DecodeError
 from pacs_node.journal import audit, feedback, studies, views
 from pacs_node.records import AuditEvent, Instance, InstanceState, Outcome, Point, StudyState
-from pacs_node.report.text import as_text
+from pacs_node.report.sr import as_text
 from pacs_node.web import images
 from pacs_node.web.access import backend, page, user
 from pacs_node.web.pages import person, render, when

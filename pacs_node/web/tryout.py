@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from pacs_node.errors import InputError
 from pacs_node.records import AuditKind
-from pacs_node.report import wording
+from pacs_node.report import facts
 from pacs_node.web.access import backend, page, user
 from pacs_node.web.pages import render
 from pacs_node.web.users import Role
@@ -148,7 +148,7 @@ def _answer(name: str, image: dict[str, Any], picture: Path) -> TriedFile:
     return TriedFile(
         name,
         image["positive"],
-        f"{image['phrase']}, {wording.percent(image['probability'])}{caveat}",
+        f"{image['phrase']}, {facts.percent(image['probability'])}{caveat}",
         tuple(regions),
         tuple(image["notes"]),
         _small_jpeg(picture) if picture.exists() else "",

@@ -23,10 +23,11 @@ from support.odd_inputs.corpus import Case
 from support.odd_inputs.device_files import FILES
 from support.odd_inputs.pipeline_run import Run, run
 
+from pacs_node.config import ReportSettings
 from pacs_node.dicom import reading
 from pacs_node.records import Outcome
-from pacs_node.report import wording
-from pacs_node.report.text import as_text
+from pacs_node.report.facts import ReportFacts
+from pacs_node.report.sr import as_text
 
 GROUPS = table.groups(Path())
 CASES = table.cases()
@@ -90,7 +91,8 @@ def test_every_admitted_image_is_reported_and_captured(done: Done) -> None:
             assert outcome.removeprefix("failed: ") in text
     for part in done.case.reads:
         assert part in text + done.run.summary
-    assert (wording.outcome(done.run.request) is Outcome.FAILED) == ("analyzed" not in done.words)
+    facts = ReportFacts.of(done.run.request, ReportSettings())
+    assert (facts.outcome is Outcome.FAILED) == ("analyzed" not in done.words)
     numbers = [number for number, what in enumerate(done.words) if what == "analyzed"]
     assert set(done.run.results) == {"SR", *(f"SC{number}" for number in numbers)}
     for number, shown in zip(numbers, done.run.shown, strict=True):

@@ -14,6 +14,7 @@ from pacs_node.config import load
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, views
 from pacs_node.journal.database import open_database
+from pacs_node.node import Node
 from pacs_node.records import StudyState
 from pacs_node.roles import supervisor
 from pacs_node.roles.receive import take_in
@@ -61,7 +62,7 @@ def test_poison_takes_nobody_with_it(supervised: Path, wait_until: WaitUntil) ->
         buffer = io.BytesIO()
         image.save_as(buffer, enforce_file_format=True)
         files.spool([buffer.getvalue()], str)
-    take_in(settings, database, files, database.identity("NODE"), {})
+    take_in(Node(settings, database, files, database.identity("NODE")), {})
 
     def is_settled() -> bool:
         return {study["state"] for study in views.studies(database, 9)} == {StudyState.REPORTED}

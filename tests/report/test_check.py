@@ -14,16 +14,17 @@ from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 from pacs_node import config
 from pacs_node.errors import CheckError
 from pacs_node.report import check, sc, sr
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
-REQUEST = studies.request()
-NEGATIVE = studies.request(studies.image(studies.header(2), 0.12, 2))
-FAILED = studies.request(studies.image(studies.header(1), None))
-SOURCE = REQUEST.images[0].source
-REPORT = sr.build(REQUEST, SETTINGS)
-QUIET = sr.build(NEGATIVE, SETTINGS)
-FAILURE = sr.build(FAILED, SETTINGS)
-CAPTURE = sc.build(REQUEST, REQUEST.images[0], studies.display(SOURCE), SETTINGS)
+FACTS = ReportFacts.of(studies.request(), SETTINGS)
+NEGATIVE = ReportFacts.of(studies.request(studies.image(studies.header(2), 0.12, 2)), SETTINGS)
+FAILED = ReportFacts.of(studies.request(studies.image(studies.header(1), None)), SETTINGS)
+SOURCE = FACTS.images[0].source
+REPORT = sr.build(FACTS)
+QUIET = sr.build(NEGATIVE)
+FAILURE = sr.build(FAILED)
+CAPTURE = sc.build(FACTS, FACTS.images[0], studies.display(SOURCE))
 
 Break = Callable[[Dataset], Any]
 
@@ -231,14 +232,14 @@ def broken(original: Dataset, change: Break) -> Dataset:
 def test_rules_of_both(original: Dataset, rule: str) -> None:
     change, message = EITHER[rule]
     with pytest.raises(CheckError, match=message):
-        check.verify(broken(original, change), REQUEST)
+        check.verify(broken(original, change), FACTS)
 
 
 @pytest.mark.parametrize("rule", REPORTS)
 def test_rules_of_reports(rule: str) -> None:
     change, message = REPORTS[rule]
     with pytest.raises(CheckError, match=message):
-        check.verify(broken(REPORT, change), REQUEST)
+        check.verify(broken(REPORT, change), FACTS)
 
 
 @pytest.mark.parametrize("rule", QUIETS)
@@ -259,7 +260,7 @@ def test_rules_of_failure_reports(rule: str) -> None:
 def test_rules_of_captures(rule: str) -> None:
     change, message = CAPTURES[rule]
     with pytest.raises(CheckError, match=message):
-        check.verify(broken(CAPTURE, change), REQUEST)
+        check.verify(broken(CAPTURE, change), FACTS)
 
 
 def test_anything_else_may_not_leave() -> None:
@@ -267,12 +268,12 @@ def test_anything_else_may_not_leave() -> None:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
 
     with pytest.raises(CheckError, match="SOPClassUID must be that of"):
-        check.verify(broken(CAPTURE, change), REQUEST)
+        check.verify(broken(CAPTURE, change), FACTS)
 
 
 def test_messages_hold_no_patient_data() -> None:
     with pytest.raises(CheckError) as raised:
-        check.verify(broken(REPORT, assign(PatientName="Secret^Name", PatientID="S1")), REQUEST)
+        check.verify(broken(REPORT, assign(PatientName="Secret^Name", PatientID="S1")), FACTS)
     assert "Secret" not in str(raised.value)
     assert "S1" not in str(raised.value)
     assert "Müller" not in str(raised.value)

@@ -10,6 +10,7 @@ from pydicom import Dataset
 from pacs_node import config
 from pacs_node.records import ReportRequest
 from pacs_node.report import sr
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 SHAPES = studies.shapes()
@@ -24,7 +25,7 @@ def items(item: Dataset) -> Iterator[Dataset]:
 def groups(request: ReportRequest, template: str) -> list[Dataset]:
     return [
         item
-        for item in items(sr.build(request, SETTINGS))
+        for item in items(sr.build(ReportFacts.of(request, SETTINGS)))
         if "ContentTemplateSequence" in item
         and item.ContentTemplateSequence[0].TemplateIdentifier == template
     ]

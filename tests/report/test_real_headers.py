@@ -13,6 +13,7 @@ from support import validators
 
 from pacs_node import config
 from pacs_node.report import check, sc, sr
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 FILES = ("dx_image.dcm", "RG1_J2KI.dcm", "RG2_JPLY_fixed.dcm", "RG3_J2KR.dcm", "CR-ModalitySequenceLUT.dcm")
@@ -32,13 +33,12 @@ def test_a_real_header_gives_a_valid_report_and_capture(
     for program in validators.PROGRAMS:
         tool(program)
     source = dcmread(data_dir / "dicom" / name, stop_before_pixels=True)
-    image = studies.image(source, 0.8731)
-    request = studies.request(image)
-    for made in (sr.build(request, SETTINGS), sc.build(request, image, studies.display(source), SETTINGS)):
-        check.verify(made, request)
+    facts = ReportFacts.of(studies.request(studies.image(source, 0.8731)), SETTINGS)
+    for made in (sr.build(facts), sc.build(facts, facts.images[0], studies.display(source))):
+        check.verify(made, facts)
         path = tmp_path / f"{made.Modality}.dcm"
         made.save_as(path, enforce_file_format=True)
-        check.verify(dcmread(path), request)
+        check.verify(dcmread(path), facts)
         errors = [line for line in validators.dciodvfy(path) if line.startswith("Error")]
         assert [line for line in errors if not BAD_UID.fullmatch(line)] == []
     if name != HAS_A_BAD_UID:  # dcmtk does not read a report that refers to it

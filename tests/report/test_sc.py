@@ -15,6 +15,7 @@ from pacs_node import config
 from pacs_node.errors import InputError
 from pacs_node.heatmap import HeatMap
 from pacs_node.report import sc
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 
@@ -139,7 +140,8 @@ def test_any_shape_can_be_written_on(rows: int, columns: int) -> None:
 def test_what_the_source_does_not_state_is_not_stated() -> None:
     source = studies.header(ImageLaterality=None, BodyPartExamined=None, PatientOrientation=None)
     image = studies.image(source, 0.9)
-    capture = sc.build(studies.request(image), image, studies.display(source), SETTINGS)
+    facts = ReportFacts.of(studies.request(image), SETTINGS)
+    capture = sc.build(facts, facts.images[0], studies.display(source))
     for keyword in ("ImageLaterality", "BodyPartExamined", "BurnedInAnnotation", "PixelSpacing"):
         assert keyword not in capture
     assert not capture.PatientOrientation
@@ -148,7 +150,8 @@ def test_what_the_source_does_not_state_is_not_stated() -> None:
 def test_what_the_source_states_is_kept() -> None:
     source = studies.header(BurnedInAnnotation="NO", InstanceNumber=7, LossyImageCompression="01")
     image = studies.image(source, 0.9)
-    capture = sc.build(studies.request(image), image, studies.display(source), SETTINGS)
+    facts = ReportFacts.of(studies.request(image), SETTINGS)
+    capture = sc.build(facts, facts.images[0], studies.display(source))
     assert capture.BurnedInAnnotation == "NO"
     assert capture.InstanceNumber == 7
     assert capture.LossyImageCompression == "01"

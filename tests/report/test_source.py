@@ -15,6 +15,7 @@ from pacs_node import config
 from pacs_node.dicom import anatomy
 from pacs_node.errors import InputError
 from pacs_node.report import source, sr
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 
@@ -37,14 +38,14 @@ def test_a_missing_uid_is_named() -> None:
 def test_patient_and_study_come_from_the_image_received_last() -> None:
     older = studies.image(studies.header(2, PatientName="Old^Name"), 0.9, 1)
     newer = studies.image(studies.header(1, PatientName="New^Name", StudyDescription="corrected"), 0.1, 2)
-    report = sr.build(studies.request(older, newer), SETTINGS)
+    report = sr.build(ReportFacts.of(studies.request(older, newer), SETTINGS))
     assert str(report.PatientName) == "New^Name"
     assert report.StudyDescription == "corrected"
 
 
 def test_odd_values_of_the_patient_are_taken_over_as_they_are() -> None:
     header = studies.header(PatientSex="U", IssuerOfPatientID="HOSPITAL", PatientComments="none")
-    report = sr.build(studies.request(studies.image(header, 0.9)), SETTINGS)
+    report = sr.build(ReportFacts.of(studies.request(studies.image(header, 0.9)), SETTINGS))
     assert report.PatientSex == "U"
     assert report.IssuerOfPatientID == "HOSPITAL"
     assert "Manufacturer" in report
@@ -53,7 +54,7 @@ def test_odd_values_of_the_patient_are_taken_over_as_they_are() -> None:
 
 def test_what_the_source_does_not_state_is_not_invented() -> None:
     header = studies.header(StudyID=None, IssuerOfPatientID=None, StudyDescription=None)
-    report = sr.build(studies.request(studies.image(header, 0.9)), SETTINGS)
+    report = sr.build(ReportFacts.of(studies.request(studies.image(header, 0.9)), SETTINGS))
     assert not report.StudyID
     assert "IssuerOfPatientID" not in report
     assert "StudyDescription" not in report
@@ -64,7 +65,7 @@ def test_what_the_source_does_not_state_is_not_invented() -> None:
 def test_times_are_in_the_zone_of_the_source(stated: str, hours: float) -> None:
     header = studies.header(TimezoneOffsetFromUTC=stated)
     request = studies.request(studies.image(header, 0.9))
-    report = sr.build(request, SETTINGS)
+    report = sr.build(ReportFacts.of(request, SETTINGS))
     local = datetime.fromtimestamp(request.created_at, tz=UTC) + timedelta(hours=hours)
     assert report.ContentDate == local.strftime("%Y%m%d")
     assert report.ContentTime.startswith(local.strftime("%H%M%S"))
@@ -88,7 +89,7 @@ def test_procedures_and_requests_of_the_source_are_named() -> None:
     )
     wanted.RequestedProcedureID, wanted.AccessionNumber = "RP1", "A1"
     header.ProcedureCodeSequence, header.RequestAttributesSequence = [procedure], [wanted]
-    report = sr.build(studies.request(studies.image(header, 0.9)), SETTINGS)
+    report = sr.build(ReportFacts.of(studies.request(studies.image(header, 0.9)), SETTINGS))
     assert report.PerformedProcedureCodeSequence[0].CodeValue == "WR2"
     assert report.ReferencedRequestSequence[0].RequestedProcedureID == "RP1"
     assert report.ReferencedRequestSequence[0].StudyInstanceUID == header.StudyInstanceUID
@@ -157,7 +158,7 @@ def test_a_series_that_contradicts_itself_has_no_side() -> None:
     ],
 )
 def test_the_place_in_words_and_codes(header: Dataset, words: str, code: str | None) -> None:
-    assert anatomy.place(header) == words
+    assert anatomy.place(header, anatomy.laterality(header)) == words
     site = anatomy.site(header)
     assert (site.value if site else None) == code
 
@@ -173,4 +174,4 @@ def test_every_site_is_a_concept_of_snomed_ct() -> None:
 def test_a_skipped_image_says_nothing_of_patient_and_study() -> None:
     request = studies.shapes()["skipped"]
     assert request.images[-1].instance.received_at > request.images[0].instance.received_at
-    assert source.newest(request) is request.images[0].source
+    assert ReportFacts.of(request, SETTINGS).newest is request.images[0].source

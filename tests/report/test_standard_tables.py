@@ -9,6 +9,7 @@ from support import standard_tables
 
 from pacs_node import config
 from pacs_node.report import sc, sr
+from pacs_node.report.facts import ReportFacts
 
 SHAPES = studies.shapes()
 
@@ -16,12 +17,13 @@ SHAPES = studies.shapes()
 @pytest.mark.parametrize("iod", ["comprehensive", "comprehensive3d"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_report_is_as_the_tables_of_the_standard_say(name: str, iod: str) -> None:
-    assert standard_tables.problems(sr.build(SHAPES[name], config.ReportSettings(iod=iod))) == []
+    facts = ReportFacts.of(SHAPES[name], config.ReportSettings(iod=iod))
+    assert standard_tables.problems(sr.build(facts)) == []
 
 
 def capture() -> Dataset:
-    (image, *_) = SHAPES["positive"].images
-    return sc.build(SHAPES["positive"], image, studies.display(image.source), config.ReportSettings())
+    facts = ReportFacts.of(SHAPES["positive"], config.ReportSettings())
+    return sc.build(facts, facts.images[0], studies.display(facts.images[0].source))
 
 
 def test_a_capture_is_as_the_tables_of_the_standard_say() -> None:
@@ -46,7 +48,7 @@ def numbers(item: Dataset) -> list[Dataset]:
     ids=["Type 1", "Type 1, empty", "unexpected", "relationship", "value", "two values"],
 )
 def test_what_is_broken_is_seen(change: Callable[[Dataset], object], expected: str) -> None:
-    report = sr.build(SHAPES["positive"], config.ReportSettings())
+    report = sr.build(ReportFacts.of(SHAPES["positive"], config.ReportSettings()))
     change(report)
     assert any(line.endswith(expected) for line in standard_tables.problems(report))
 

@@ -9,15 +9,20 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pacs_node import config
-from pacs_node.report import sr, text
+from pacs_node.report import sr
+from pacs_node.report.facts import ReportFacts
 
 SHAPES = studies.shapes()
 
 
+def report(shape: str) -> Dataset:
+    return sr.build(ReportFacts.of(SHAPES[shape], config.ReportSettings()))
+
+
 def test_a_report_reads_from_the_outcome_down(tmp_path: Path) -> None:
     path = tmp_path / "sr.dcm"
-    sr.build(SHAPES["positive"], config.ReportSettings()).save_as(path, enforce_file_format=True)
-    lines = text.as_text(dcmread(path)).splitlines()
+    report("positive").save_as(path, enforce_file_format=True)
+    lines = sr.as_text(dcmread(path)).splitlines()
     assert lines[:2] == [
         "AI: Fracture suspected, left wrist, 87 %",
         "Imaging Measurement Report (complete, preliminary, unverified)",
@@ -31,9 +36,9 @@ def test_a_report_reads_from_the_outcome_down(tmp_path: Path) -> None:
 
 
 def test_what_it_replaces_and_what_is_missing_is_said() -> None:
-    amended = text.as_text(sr.build(SHAPES["amended"], config.ReportSettings()))
+    amended = sr.as_text(report("amended"))
     assert f"replaces {studies.PREDECESSOR.sop_instance_uid}" in amended.splitlines()
-    failed = text.as_text(sr.build(SHAPES["failed"], config.ReportSettings())).splitlines()
+    failed = sr.as_text(report("failed")).splitlines()
     assert "0 of 2 X-rays analyzed" in failed
     assert "    Impression: Image 1, PA: NOT ANALYZED: the pixel data cannot be decoded" in failed
 
@@ -42,4 +47,4 @@ def test_a_report_of_someone_else_is_readable_even_if_it_is_odd() -> None:
     odd, child = Dataset(), Dataset()
     child.ValueType, child.TextValue = "TEXT", "hello"
     odd.ContentSequence = [child]
-    assert text.as_text(odd).splitlines() == ["Structured Report", "(no name) ()", "  (no name): hello"]
+    assert sr.as_text(odd).splitlines() == ["Structured Report", "(no name) ()", "  (no name): hello"]

@@ -8,12 +8,18 @@ import support.report_studies as studies
 from pydicom.uid import UID
 
 from pacs_node import config
-from pacs_node.records import ImageResult, Outcome
+from pacs_node.records import ImageResult, Outcome, ReportRequest
 from pacs_node.report import sr, uids
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 REQUEST = studies.request()
 IMAGE = REQUEST.images[0]
+FACTS = ReportFacts.of(REQUEST, SETTINGS)
+
+
+def facts(request: ReportRequest) -> ReportFacts:
+    return ReportFacts.of(request, SETTINGS)
 
 
 def skipped(reason: str) -> ImageResult:
@@ -43,39 +49,37 @@ def test_parts_cannot_be_confused() -> None:
 
 
 def test_a_late_image_leaves_the_other_captures_alone() -> None:
-    later = studies.request(*REQUEST.images, studies.image(studies.header(3), 0.3, 3), revision=2)
-    assert uids.sc(later, IMAGE, SETTINGS) == uids.sc(REQUEST, IMAGE, SETTINGS)
-    assert uids.sc_series(later, SETTINGS, "WRIST") == uids.sc_series(REQUEST, SETTINGS, "WRIST")
-    assert uids.sr(later, SETTINGS, Outcome.POSITIVE) != uids.sr(REQUEST, SETTINGS, Outcome.POSITIVE)
-    assert uids.sr_series(later, SETTINGS, Outcome.POSITIVE) != uids.sr_series(
-        REQUEST, SETTINGS, Outcome.POSITIVE
-    )
+    later = facts(studies.request(*REQUEST.images, studies.image(studies.header(3), 0.3, 3), revision=2))
+    assert uids.sc(later, IMAGE) == uids.sc(FACTS, IMAGE)
+    assert uids.sc_series(later, "WRIST") == uids.sc_series(FACTS, "WRIST")
+    assert uids.sr(later) != uids.sr(FACTS)
+    assert uids.sr_series(later) != uids.sr_series(FACTS)
 
 
-def test_what_a_report_says_decides_its_uid() -> None:
+def test_what_a_report_states_decides_its_uid() -> None:
     model = studies.MODEL
     others = [
-        (REQUEST, SETTINGS, Outcome.NEGATIVE),
-        (replace(REQUEST, revision=2), SETTINGS, Outcome.POSITIVE),
-        (replace(REQUEST, model=replace(model, sha256="cd" * 32)), SETTINGS, Outcome.POSITIVE),
-        (replace(REQUEST, model=replace(model, threshold=0.4)), SETTINGS, Outcome.POSITIVE),
-        (REQUEST, config.ReportSettings(label="For tests"), Outcome.POSITIVE),
-        (REQUEST, config.ReportSettings(iod="comprehensive3d"), Outcome.POSITIVE),
-        (replace(REQUEST, images=REQUEST.images[:1]), SETTINGS, Outcome.POSITIVE),
-        (studies.request(*REQUEST.images, skipped("one reason")), SETTINGS, Outcome.POSITIVE),
-        (studies.request(*REQUEST.images, skipped("another")), SETTINGS, Outcome.POSITIVE),
+        replace(FACTS, outcome=Outcome.NEGATIVE),
+        facts(replace(REQUEST, revision=2)),
+        facts(replace(REQUEST, model=replace(model, sha256="cd" * 32))),
+        facts(replace(REQUEST, model=replace(model, threshold=0.4))),
+        ReportFacts.of(REQUEST, config.ReportSettings(label="For tests")),
+        ReportFacts.of(REQUEST, config.ReportSettings(iod="comprehensive3d")),
+        facts(replace(REQUEST, images=REQUEST.images[:1])),
+        facts(studies.request(*REQUEST.images, skipped("one reason"))),
+        facts(studies.request(*REQUEST.images, skipped("another"))),
     ]
-    made = {uids.sr(*other) for other in others} | {uids.sr(REQUEST, SETTINGS, Outcome.POSITIVE)}
+    made = {uids.sr(other) for other in others} | {uids.sr(FACTS)}
     assert len(made) == len(others) + 1
 
 
 def test_neither_times_nor_the_order_of_arrival_decide() -> None:
     again = replace(REQUEST, created_at=1_900_000_000.0, images=REQUEST.images[::-1])
-    assert uids.sr(again, SETTINGS, Outcome.POSITIVE) == uids.sr(REQUEST, SETTINGS, Outcome.POSITIVE)
+    assert uids.sr(facts(again)) == uids.sr(FACTS)
 
 
 def test_the_same_request_gives_the_same_bytes() -> None:
     bare = dict.fromkeys(["PatientBirthDate", "StudyDate", "StudyTime"])
     for request in (studies.request(), studies.request(studies.image(studies.header(1, **bare), 0.9))):
-        first, second = (sr.build(request, SETTINGS) for _ in range(2))
+        first, second = (sr.build(ReportFacts.of(request, SETTINGS)) for _ in range(2))
         assert first.to_json() == second.to_json()

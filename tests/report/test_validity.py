@@ -16,6 +16,7 @@ from support import validators
 from pacs_node import config
 from pacs_node.records import ReportRequest
 from pacs_node.report import check, sc, sr
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 SHAPES = studies.shapes()
@@ -32,17 +33,18 @@ def _programs(tool: Callable[[str], Path], missing: Callable[[object], NoReturn]
 
 def write(request: ReportRequest, folder: Path, settings: config.ReportSettings = SETTINGS) -> list[Path]:
     """Build, check and write the report and the captures of a request: the report comes first."""
-    objects: list[tuple[str, Dataset]] = [("sr", sr.build(request, settings))]
-    for image in request.images:
+    facts = ReportFacts.of(request, settings)
+    objects: list[tuple[str, Dataset]] = [("sr", sr.build(facts))]
+    for image in facts.images:
         if image.finding:
-            capture = sc.build(request, image, studies.display(image.source), settings)
+            capture = sc.build(facts, image, studies.display(image.source))
             objects.append((f"sc{image.instance.id}", capture))
     paths = []
     for name, made in objects:
-        check.verify(made, request)
+        check.verify(made, facts)
         path = folder / f"{name}.dcm"
         made.save_as(path, enforce_file_format=True)
-        check.verify(dcmread(path), request)
+        check.verify(dcmread(path), facts)
         paths.append(path)
     return paths
 

@@ -14,6 +14,7 @@ from pacs_node import config
 from pacs_node.errors import CheckError
 from pacs_node.records import ReportRequest
 from pacs_node.report import check, sr
+from pacs_node.report.facts import ReportFacts
 
 SHAPES = studies.shapes() | {
     "two negative views": studies.request(
@@ -28,7 +29,7 @@ SHAPES = studies.shapes() | {
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_viewer_shows_what_the_report_says(name: str) -> None:
     request = SHAPES[name]
-    report = sr.build(request, config.ReportSettings())
+    report = sr.build(ReportFacts.of(request, config.ReportSettings()))
     assert_shown(report, request)
 
 
@@ -52,13 +53,15 @@ def assert_shown(report: Dataset, request: ReportRequest) -> None:
 
 
 def test_a_negative_report_never_reads_as_a_finding() -> None:
-    lines = viewer_rules.weasis(sr.build(SHAPES["two negative views"], config.ReportSettings()))
+    lines = viewer_rules.weasis(
+        sr.build(ReportFacts.of(SHAPES["two negative views"], config.ReportSettings()))
+    )
     assert "Fracture of bone: Absent" in lines
     assert not [line for line in lines if line.startswith(("Finding: ", "Certainty"))]
 
 
 def test_stone_opens_no_comprehensive_3d() -> None:
-    report = sr.build(SHAPES["positive"], config.ReportSettings(iod="comprehensive3d"))
+    report = sr.build(ReportFacts.of(SHAPES["positive"], config.ReportSettings(iod="comprehensive3d")))
     with pytest.raises(viewer_rules.ViewerError, match="Stone"):
         viewer_rules.stone(report)
     viewer_rules.ohif(report)
@@ -188,19 +191,19 @@ BROKEN: dict[str, tuple[Callable[[Dataset], object], Callable[[Dataset], None]]]
 @pytest.mark.parametrize("rule", BROKEN)
 def test_what_a_viewer_cannot_show_may_not_leave(rule: str) -> None:
     viewer, breaks = BROKEN[rule]
-    report = deepcopy(sr.build(SHAPES["positive"], config.ReportSettings()))
+    report = deepcopy(sr.build(ReportFacts.of(SHAPES["positive"], config.ReportSettings())))
     viewer(report)
     breaks(report)
     with pytest.raises(viewer_rules.ViewerError):
         viewer(report)
     with pytest.raises(CheckError):
-        check.verify(report, SHAPES["positive"])
+        check.verify(report, ReportFacts.of(SHAPES["positive"], config.ReportSettings()))
 
 
 def test_a_failure_titled_as_a_measurement_report_would_be_a_black_page() -> None:
-    report = sr.build(SHAPES["failed"], config.ReportSettings())
+    report = sr.build(ReportFacts.of(SHAPES["failed"], config.ReportSettings()))
     report.ConceptNameCodeSequence[0].CodeValue = "126000"
     with pytest.raises(viewer_rules.ViewerError, match="black page"):
         viewer_rules.ohif(report)
     with pytest.raises(CheckError):
-        check.verify(report, SHAPES["failed"])
+        check.verify(report, ReportFacts.of(SHAPES["failed"], config.ReportSettings()))

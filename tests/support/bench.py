@@ -14,6 +14,7 @@ from pacs_node.config import Settings
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, views
 from pacs_node.journal.database import Database
+from pacs_node.node import Node
 from pacs_node.records import AuditEvent, DeliveryState
 from pacs_node.roles.receive import take_in
 from pacs_node.roles.worker import Worker
@@ -62,13 +63,18 @@ class Bench:
         self.take_in()
         return str(images[0].StudyInstanceUID)
 
+    @property
+    def node(self) -> Node:
+        """The node with the settings as they are now."""
+        return Node(self.settings, self.database, self.files, self.identity)
+
     def take_in(self) -> None:
         """Register what is in the spool."""
-        assert not take_in(self.settings, self.database, self.files, self.identity, {})
+        assert not take_in(self.node, {})
 
     def worker(self) -> Worker:
         """A worker of this node."""
-        return Worker(self.settings, self.database, self.files, self.identity, self.model, NoLeases())
+        return Worker(self.node, self.model, NoLeases())
 
     def work(self, minutes: int = 60) -> None:
         """Do all that is due now or comes due while so many minutes pass."""

@@ -30,7 +30,7 @@ from pacs_node.errors import AdmissionError
 from pacs_node.journal import audit, views
 from pacs_node.journal.schema import AuditHeadRow, Base, NodeRow
 from pacs_node.receive import admission
-from pacs_node.report.text import as_text
+from pacs_node.report.sr import as_text
 from support import viewer_rules
 from support.bench import Bench
 from support.brightness import Brightness

@@ -81,7 +81,7 @@ def run(case: Case, folder: Path, iod: str = "comprehensive") -> Run:
     done.sources = {analysis.instance.id: files.path(analysis.instance.sha256) for analysis in analyses}
     ended = [replace(a.instance, state=a.state, reason=a.failure) for a in analyses]
     findings = {a.instance.id: a.finding for a in analyses if a.finding}
-    images = pipeline.images_to_report([*ended, *skipped], findings, files.path)
+    images = pipeline.report_basis([*ended, *skipped], findings, files.path).images
     done.request = studies.request(*images, model=classifier.identity)
     made = pipeline.report_study(done.request, files, config.ReportSettings(iod=iod))
     for result in made.results:

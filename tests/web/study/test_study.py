@@ -20,7 +20,7 @@ from pacs_node.dicom import reading
 from pacs_node.journal import feedback, views
 from pacs_node.operate import validation
 from pacs_node.records import DeliveryState
-from pacs_node.report.text import as_text
+from pacs_node.report.sr import as_text
 from pacs_node.web import images
 from pacs_node.web.users import Role
 

@@ -1,4 +1,4 @@
-"""What people read first: it fits, and it loses neither the outcome nor the percentage."""
+"""The facts of a report: what people read first fits, and keeps the outcome and the percentage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import support.report_studies as studies
 
 from pacs_node import config
 from pacs_node.records import ImageResult, ReportRequest
-from pacs_node.report import source, wording
+from pacs_node.report import facts
+from pacs_node.report.facts import ReportFacts
 
 SETTINGS = config.ReportSettings()
 SHAPES = studies.shapes()
@@ -18,6 +19,14 @@ SHAPES = studies.shapes()
 
 def image(number: int, probability: float | None, **attributes: Any) -> ImageResult:
     return studies.image(studies.header(number, **attributes), probability, number)
+
+
+def description_of(request: ReportRequest) -> str:
+    return ReportFacts.of(request, SETTINGS).description
+
+
+def summary_of(request: ReportRequest) -> str:
+    return ReportFacts.of(request, SETTINGS).summary
 
 
 @pytest.mark.parametrize(
@@ -32,7 +41,7 @@ def image(number: int, probability: float | None, **attributes: Any) -> ImageRes
     ],
 )
 def test_the_series_description_says_the_outcome(shape: str, description: str) -> None:
-    assert wording.series_description(SHAPES[shape]) == description
+    assert description_of(SHAPES[shape]) == description
 
 
 @pytest.mark.parametrize(
@@ -43,16 +52,16 @@ def test_the_series_description_says_the_outcome(shape: str, description: str) -
     ],
 )
 @pytest.mark.parametrize("shape", ["positive", "negative", "failed"])
-def test_what_was_not_received_is_told(shape: str, missing: int, sentence: str) -> None:
-    assert "not received" not in wording.summary(SHAPES[shape], SETTINGS)
-    assert sentence in wording.summary(replace(SHAPES[shape], missing_images=missing), SETTINGS)
+def test_missing_images_are_counted(shape: str, missing: int, sentence: str) -> None:
+    assert "not received" not in summary_of(SHAPES[shape])
+    assert sentence in summary_of(replace(SHAPES[shape], missing_images=missing))
 
 
 def test_a_negative_without_all_images_says_so_first() -> None:
     request = replace(SHAPES["negative"], missing_images=2)
-    assert wording.series_description(request) == "AI: no fracture suspected, 2 NOT RECEIVED"
+    assert description_of(request) == "AI: no fracture suspected, 2 NOT RECEIVED"
     request = zoned(replace(SHAPES["partial, negative"], missing_images=2), predecessor=studies.PREDECESSOR)
-    assert wording.series_description(request).endswith("no fracture suspected, INCOMPLETE")
+    assert description_of(request).endswith("no fracture suspected, INCOMPLETE")
 
 
 def zoned(request: ReportRequest, **fields: Any) -> ReportRequest:
@@ -66,16 +75,14 @@ def zoned(request: ReportRequest, **fields: Any) -> ReportRequest:
 
 def test_an_amended_report_begins_with_what_it_replaces_and_shortens_the_place() -> None:
     request = zoned(SHAPES["amended"])
-    description = wording.series_description(request)
+    description = description_of(request)
     assert description == "AMENDED (replaces 14:13) AI: Fracture suspected, L wrist, 87 %"
-    assert wording.summary(request, SETTINGS).startswith(
-        "AMENDED (replaces 14:13). AI: Fracture suspected, left wrist"
-    )
+    assert summary_of(request).startswith("AMENDED (replaces 14:13). AI: Fracture suspected, left wrist")
 
 
 def test_an_amended_incomplete_negative_still_says_that_it_is_incomplete() -> None:
     request = zoned(SHAPES["partial, negative"], predecessor=studies.PREDECESSOR)
-    description = wording.series_description(request)
+    description = description_of(request)
     assert description == "AMENDED (replaces 14:13) AI: no fracture suspected, INCOMPLETE"
 
 
@@ -96,8 +103,8 @@ def test_a_positive_without_all_images_says_so_however_short(
     part: str, fields: dict[str, Any], description: str
 ) -> None:
     request = studies.request(image(1, 0.8731, BodyPartExamined=part), image(2, None), **fields)
-    assert wording.series_description(request) == description
-    assert len(description) <= wording.LONGEST_LO
+    assert description_of(request) == description
+    assert len(description) <= facts.LONGEST_LO
 
 
 @pytest.mark.parametrize("phrase", ["Fracture suspected", "A" * 30, "A" * 80, "back\\slash"])
@@ -109,7 +116,7 @@ def test_the_series_description_fits(phrase: str, part: str | None, amended: boo
         model=replace(studies.MODEL, positive_phrase=phrase),
         predecessor=studies.PREDECESSOR if amended else None,
     )
-    description = wording.series_description(request)
+    description = description_of(request)
     assert len(description) <= 64
     assert description.endswith(", 87 %")
     assert phrase.replace("\\", " ")[:20] in description
@@ -128,7 +135,7 @@ def test_the_series_description_fits(phrase: str, part: str | None, amended: boo
     ],
 )
 def test_no_percentage_claims_certainty(probability: float, text: str) -> None:
-    assert wording.percent(probability) == text
+    assert facts.percent(probability) == text
 
 
 def test_the_summary_names_the_worst_image_of_each_side_and_what_failed() -> None:
@@ -138,37 +145,37 @@ def test_the_summary_names_the_worst_image_of_each_side_and_what_failed() -> Non
         image(3, 0.07, ImageLaterality="R"),
         image(4, None),
     )
-    assert wording.summary(request, SETTINGS) == (
+    assert summary_of(request) == (
         "AI: Fracture suspected, left wrist, 91 % (image 2, LL; threshold 50 %). "
         "Highest on each side: left 91 % (image 2, LL); right 7 % (image 3, LL). "
         "3 of 4 X-rays analyzed, 1 NOT ANALYZED. Research use only. Not for diagnosis."
     )
 
 
-def test_a_negative_summary_says_that_it_excludes_nothing() -> None:
-    assert wording.summary(SHAPES["negative"], SETTINGS) == (
+def test_a_negative_summary_carries_the_caveat() -> None:
+    assert summary_of(SHAPES["negative"]) == (
         "AI: no fracture suspected, highest 12 % (image 2, LL; threshold 50 %). Does not exclude a fracture. "
         "Research use only. Not for diagnosis."
     )
 
 
-def test_a_body_part_that_is_not_stated_is_said_not_to_be() -> None:
+def test_a_missing_body_part_is_stated_as_missing() -> None:
     nowhere = {"BodyPartExamined": None, "ImageLaterality": None}
     positive = studies.request(image(1, 0.8731, **nowhere))
-    assert wording.series_description(positive) == "AI: Fracture suspected, body part not stated, 87 %"
+    assert description_of(positive) == "AI: Fracture suspected, body part not stated, 87 %"
     negative = studies.request(image(1, 0.12, **nowhere))
-    assert "Body part not stated." in wording.summary(negative, SETTINGS)
+    assert "Body part not stated." in summary_of(negative)
 
 
-def test_a_report_on_nothing_claims_nothing() -> None:
-    text = wording.summary(SHAPES["failed"], SETTINGS)
+def test_a_report_without_findings_makes_no_statement() -> None:
+    text = summary_of(SHAPES["failed"])
     assert text.startswith("AI: NOT ANALYZED. None of 2 X-rays could be analyzed.")
     assert "suspected" not in text
 
 
-def test_images_are_told_apart() -> None:
-    assert source.image_names(studies.request().images) == ("image 1, PA", "image 2, LL")
+def test_image_names_are_distinct() -> None:
+    assert facts.image_names(studies.request().images) == ("image 1, PA", "image 2, LL")
     same = (image(1, 0.1, InstanceNumber=1), image(2, 0.1, InstanceNumber=1, SeriesNumber=2))
-    assert source.image_names(same) == ("series 1 image 1, PA", "series 2 image 1, LL")
+    assert facts.image_names(same) == ("series 1 image 1, PA", "series 2 image 1, LL")
     none = (image(1, 0.1, InstanceNumber=None), image(2, 0.1, ViewPosition=None))
-    assert source.image_names(none) == ("image 1 of 2, PA", "image 2 of 2")
+    assert facts.image_names(none) == ("image 1 of 2, PA", "image 2 of 2")
