@@ -426,7 +426,7 @@ class Delivery:
     attempts: int
 
 
-class Verdict(StrEnum):
+class Reply(StrEnum):
     """The fate of one object at a destination, as its transport judged the answer."""
 
     DELIVERED = "DELIVERED"
@@ -444,7 +444,7 @@ class SendOutcome:
     status: int | None
     """C-STORE status (PS3.4 B.2.3), or STOW-RS FailureReason or WarningReason (PS3.18 I.2.2), if any."""
     comment: str
-    verdict: Verdict = Verdict.LATER
+    verdict: Reply = Reply.LATER
     retry_after: float = 0.0
     """Seconds that the destination asks to wait before the next attempt."""
 

@@ -79,11 +79,11 @@ def doctor(
 def _steps(run: Invocation, loop: str | None, as_: str | None, seconds: float) -> Iterator[Step]:
     from pacs_node.dicom import phantom
     from pacs_node.journal.database import Database
-    from pacs_node.operate.doctor import Step, configuration, examination
-    from pacs_node.operate.doctor.loop import Loop
+    from pacs_node.operate.doctor import Step, examination
+    from pacs_node.operate.doctor.roundtrip import Loop
 
     settings = run.settings
-    configuration.confirm(settings)
+    examination.confirm(settings)
     destination = run.destination("--loop", loop) if loop else None
     image = phantom.fractured_right()[0]
     with closing(Database(settings.database_url)) as database:

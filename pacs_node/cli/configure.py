@@ -96,14 +96,14 @@ def check(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     from pacs_node.cli.explain import explain
     from pacs_node.journal.database import Database
-    from pacs_node.operate.doctor import configuration
+    from pacs_node.operate.doctor import examination
 
     settings = invocation(context).settings
     with working("checking the model"):
         from pacs_node.analyze import package
 
         package.load(settings.model.path)
-    configuration.confirm(settings)
+    examination.confirm(settings)
     topics = [
         ("configuration", str(invocation(context).config or "defaults")),
         *explain(settings),
@@ -111,7 +111,7 @@ def check(context: typer.Context, as_json: JsonOption = False) -> None:
         ("model", str(settings.model.path)),
     ]
     lines = [f"{topic}: {sentence}" for topic, sentence in topics]
-    warnings = list(configuration.warnings(settings))
+    warnings = list(examination.warnings(settings))
     emit(
         {"explained": lines, "warnings": warnings},
         as_json,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pynetdicom.status import code_to_category
 
-from pacs_node.records import SendOutcome, Verdict
+from pacs_node.records import Reply, SendOutcome
 
 OUT_OF_RESOURCES = "out of resources; free space on the destination"
 MISMATCH = "the data set does not match the SOP class, or not its study; the destination's log says where"
@@ -45,9 +45,9 @@ def c_store(status: int, error_comment: str = "") -> SendOutcome:
     tried again: Out of Resources (0xA7xx), Processing Failure (0x0110), Not Authorized (0x0124).
     """
     if code_to_category(status) in ("Success", "Warning"):
-        verdict = Verdict.DELIVERED
+        verdict = Reply.DELIVERED
     else:
-        verdict = Verdict.DUPLICATE if status == 0x0111 else _failure(status)
+        verdict = Reply.DUPLICATE if status == 0x0111 else _failure(status)
     words = _WORDS.get(status) or _group(status)
     return SendOutcome(status, "; ".join(filter(None, (words, error_comment))), verdict)
 
@@ -58,16 +58,16 @@ def stow_failure(reason: int | None, where: str, retry_after: float = 0.0) -> Se
     `where` names the HTTP status and the sequence; a `reason` of None is absent or unreadable.
     """
     if reason is None:
-        return SendOutcome(None, f"{where}, without a FailureReason", Verdict.LATER, retry_after)
+        return SendOutcome(None, f"{where}, without a FailureReason", Reply.LATER, retry_after)
     words = _STOW_WORDS.get(reason) or _WORDS.get(reason) or _group(reason)
-    verdict = Verdict.DUPLICATE if reason in _STOW_DUPLICATE else _failure(reason)
+    verdict = Reply.DUPLICATE if reason in _STOW_DUPLICATE else _failure(reason)
     comment = f"{where}, FailureReason 0x{reason:04X}" + (f": {words}" if words else "")
     return SendOutcome(reason, comment, verdict, retry_after)
 
 
-def _failure(code: int) -> Verdict:
+def _failure(code: int) -> Reply:
     final = code in _REFUSED or code >> 8 == 0xA9 or code >> 12 == 0xC
-    return Verdict.REFUSED if final else Verdict.LATER
+    return Reply.REFUSED if final else Reply.LATER
 
 
 def _group(code: int) -> str:

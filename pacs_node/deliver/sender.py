@@ -19,7 +19,7 @@ from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
 from pacs_node.journal import deliveries, queue
 from pacs_node.journal.database import Database
-from pacs_node.records import Delivery, DeliveryState, SendOutcome, Verdict
+from pacs_node.records import Delivery, DeliveryState, Reply, SendOutcome
 
 BATCH = 50
 FIRST_RETRY_SECONDS = 5.0
@@ -78,7 +78,7 @@ def send_files(
             if _is_dicom(path):
                 waiting.append(path)
             else:
-                yield path, SendOutcome(None, NOT_DICOM, Verdict.REFUSED)
+                yield path, SendOutcome(None, NOT_DICOM, Reply.REFUSED)
         try:
             with closing(_STORE[destination.kind](destination, calling_ae_title, tuple(waiting))) as outcomes:
                 for outcome in outcomes:
@@ -102,11 +102,11 @@ def _fault(path: Path, sha256: str) -> SendOutcome | None:
         with path.open("rb") as file:
             intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except FileNotFoundError:
-        return SendOutcome(None, f"{path.name}: the file is gone", Verdict.REFUSED)
+        return SendOutcome(None, f"{path.name}: the file is gone", Reply.REFUSED)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         return SendOutcome(None, f"{path.name}: the file cannot be read: {name}")
-    changed = SendOutcome(None, f"{path.name}: the file is not what was stored", Verdict.REFUSED)
+    changed = SendOutcome(None, f"{path.name}: the file is not what was stored", Reply.REFUSED)
     return None if intact else changed
 
 
@@ -115,7 +115,7 @@ def _record(
 ) -> None:
     comment = outcome.comment
     state = judge(outcome, delivery.attempts)
-    if outcome.verdict is Verdict.DUPLICATE and deliveries.was_sent(database, delivery):
+    if outcome.verdict is Reply.DUPLICATE and deliveries.was_sent(database, delivery):
         # Sent, purged, and made again when the study came again: what is there is ours.
         state = DeliveryState.SENT
     if state == DeliveryState.PENDING and _is_last(delivery.attempts, destination.max_attempts):
@@ -156,9 +156,9 @@ def judge(outcome: SendOutcome, attempts: int) -> DeliveryState:
     A duplicate counts as sent only after an earlier attempt, whose answer was lost on the way. Without one,
     the destination holds an object of another origin under this UID.
     """
-    if outcome.verdict is Verdict.DELIVERED or (outcome.verdict is Verdict.DUPLICATE and attempts > 1):
+    if outcome.verdict is Reply.DELIVERED or (outcome.verdict is Reply.DUPLICATE and attempts > 1):
         return DeliveryState.SENT
-    return DeliveryState.PENDING if outcome.verdict is Verdict.LATER else DeliveryState.QUARANTINED
+    return DeliveryState.PENDING if outcome.verdict is Reply.LATER else DeliveryState.QUARANTINED
 
 
 def pause_seconds(unreached: int) -> float:

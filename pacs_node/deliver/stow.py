@@ -26,7 +26,7 @@ from pacs_node.config import Destination
 from pacs_node.deliver import answers
 from pacs_node.dicom import reach
 from pacs_node.errors import DeliveryError
-from pacs_node.records import SendOutcome, Verdict
+from pacs_node.records import Reply, SendOutcome
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
@@ -155,18 +155,18 @@ def _outcome(answer: requests.Response, sop_instance_uid: str) -> SendOutcome:
             return answers.stow_failure(reason, f"{http}: {keyword}", retry_after)
     if answer.status_code >= 400:
         advice = _ADVICE.get(answer.status_code)
-        verdict = Verdict.REFUSED if answer.status_code in _REFUSED else Verdict.LATER
+        verdict = Reply.REFUSED if answer.status_code in _REFUSED else Reply.LATER
         return SendOutcome(None, f"{http}: {advice}" if advice else http, verdict, retry_after)
     if answer.status_code >= 300:
         return SendOutcome(None, f"{http}: set the url of this destination to where that leads")
     for item in _items(module, "ReferencedSOPSequence"):
         if item.get("ReferencedSOPInstanceUID") == sop_instance_uid:
-            return SendOutcome(_number(item.get("WarningReason")) or 0, http, Verdict.DELIVERED)
+            return SendOutcome(_number(item.get("WarningReason")) or 0, http, Reply.DELIVERED)
     # 200 means that everything was stored (PS3.18 10.5.3); some servers name nothing, or answer in XML.
     is_xml = answer.headers.get("Content-Type", "").startswith("application/dicom+xml")
     names_failure = any(tag in answer.content.upper() for tag in _FAILURE_TAGS)
     if answer.status_code == HTTPStatus.OK and not names_failure and (is_xml or not answer.content):
-        return SendOutcome(0, http, Verdict.DELIVERED)
+        return SendOutcome(0, http, Reply.DELIVERED)
     return SendOutcome(
         None, f"{http}, but the answer does not name the object as stored: is that a STOW-RS service?"
     )

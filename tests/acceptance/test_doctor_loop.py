@@ -11,8 +11,8 @@ from pacs_node import config
 from pacs_node.demo.pacs import Address, Orthanc
 from pacs_node.dicom import phantom
 from pacs_node.journal.database import Database
-from pacs_node.operate.doctor import Check, pacs
-from pacs_node.operate.doctor.loop import Loop
+from pacs_node.operate.doctor import Check, remote
+from pacs_node.operate.doctor.roundtrip import Loop
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +48,10 @@ def test_a_phantom_passes_the_whole_loop_or_doctor_names_the_step_that_failed(
         loop = Loop(settings, database, destination, phantom.disposable_study(), 1, "DOCTORNODE")
         assert faults(loop.run()).what == "loop: node"
         node.start()
-        # An Orthanc that does not know us takes the C-ECHO and hangs up on all else.
-        unknown = faults(pacs.destination(settings, destination))
+        # An Orthanc that does not know this node accepts its C-ECHO and hangs up on all else.
+        unknown = faults(remote.destination(settings, destination))
         assert unknown.what == "orthanc: C-FIND"
-        assert "it does not know our AE title DOCTORNODE" in unknown.found
+        assert "DOCTORNODE is not registered there" in unknown.found
         titles = {"doctor": node.address.ae_title, "xray": "XRAY1"}
         for name, title in titles.items():
             me = {"AET": title, "Host": "127.0.0.1", "Port": node.address.port}
@@ -72,7 +72,7 @@ def test_a_phantom_passes_the_whole_loop_or_doctor_names_the_step_that_failed(
     assert "by C-FIND: SC, SC, SR" in by_subject["loop: found"]["found"]
     assert "PACSNODE^TEST" in by_subject["loop: clean up"]["found"]
     assert by_subject["roles"]["state"] == by_subject["DICOM port"]["state"] == "ok"
-    assert "held by our role receive" in by_subject["DICOM port"]["found"]
+    assert "held by this node's role receive" in by_subject["DICOM port"]["found"]
     assert "DOCTORNODE" in by_subject["orthanc: its side"]["found"]
     for name in titles:
         orthanc.rest.call("DELETE", f"/modalities/{name}")

@@ -21,7 +21,7 @@ from support import phantom
 from pacs_node.config import Destination
 from pacs_node.deliver import sender, stow
 from pacs_node.errors import DeliveryError
-from pacs_node.records import DeliveryState, SendOutcome, Verdict
+from pacs_node.records import DeliveryState, Reply, SendOutcome
 
 PENDING, SENT, QUARANTINED = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.QUARANTINED
 
@@ -109,7 +109,7 @@ def test_a_request_carries_one_file_byte_for_byte(
 ) -> None:
     service.answers = [told(200, "ReferencedSOPSequence", uid(path)) for path in paths]
     assert (
-        list(stow.store(destination, "NODE", paths)) == [SendOutcome(0, "HTTP 200 OK", Verdict.DELIVERED)] * 2
+        list(stow.store(destination, "NODE", paths)) == [SendOutcome(0, "HTTP 200 OK", Reply.DELIVERED)] * 2
     )
     for path, (method, where, headers, body) in zip(paths, service.requests, strict=True):
         assert (method, where) == ("POST", "/dicom-web/studies")
@@ -270,7 +270,7 @@ def test_a_failure_without_a_usable_reason_is_a_failure(
 def test_a_module_in_an_array_is_read(service: Service, destination: Destination, paths: list[Path]) -> None:
     code, body, headers = told(200, "ReferencedSOPSequence", uid(paths[0]))
     service.answers = [(code, b"[" + body + b"]", headers)]
-    assert [outcome.verdict for outcome in stow.store(destination, "NODE", paths[:1])] == [Verdict.DELIVERED]
+    assert [outcome.verdict for outcome in stow.store(destination, "NODE", paths[:1])] == [Reply.DELIVERED]
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("120", 120.0), ("soon", 0.0), ("", 0.0)])
@@ -279,7 +279,7 @@ def test_retry_after_is_obeyed(
 ) -> None:
     service.answers = [(503, b"", {"Retry-After": header})]
     (outcome,) = stow.store(destination, "NODE", paths[:1])
-    assert (outcome.verdict, outcome.retry_after) == (Verdict.LATER, seconds)
+    assert (outcome.verdict, outcome.retry_after) == (Reply.LATER, seconds)
 
 
 def test_retry_after_may_be_a_date(service: Service, destination: Destination, paths: list[Path]) -> None:

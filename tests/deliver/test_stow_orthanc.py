@@ -10,7 +10,7 @@ from support.orthanc import MakeOrthanc
 from pacs_node.config import Destination
 from pacs_node.deliver import sender, stow
 from pacs_node.demo.pacs import Orthanc
-from pacs_node.records import SendOutcome, Verdict
+from pacs_node.records import Reply, SendOutcome
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_archive_has_the_files_byte_for_byte(
     big = tmp_path / "big.dcm"
     phantom.dataset(803, rows=1024, columns=1024).save_as(big, enforce_file_format=True)
     outcomes = list(stow.store(destination, "NODE", [*paths, big]))
-    assert outcomes == [SendOutcome(0, "HTTP 200 OK", Verdict.DELIVERED)] * 3
+    assert outcomes == [SendOutcome(0, "HTTP 200 OK", Reply.DELIVERED)] * 3
     stored = {archive.rest.call("GET", f"/instances/{one}/file") for one in archive.rest.get("/instances")}
     assert {path.read_bytes() for path in [*paths, big]} <= stored
 

@@ -9,15 +9,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from support import phantom
 from support.doctor_checks import examine, failed, only_fault, settings
 from support.model_packages import write_untrained
 
@@ -25,19 +22,6 @@ from pacs_node.files import FileStore
 from pacs_node.journal import instances, processes
 from pacs_node.journal.database import open_database
 from pacs_node.records import Arrival, RunningRole
-
-HIDE = """
-import importlib.metadata, sys
-sys.modules["{module}"] = None
-found = importlib.metadata.entry_points
-def entry_points(**which):
-    if not which:
-        return found()
-    return importlib.metadata.EntryPoints(
-        one for one in found(**which) if not one.value.startswith("{module}")
-    )
-importlib.metadata.entry_points = entry_points
-"""
 
 
 @pytest.mark.parametrize(("share", "state"), [(2.0, "fail"), (0.7, "warn"), (0.3, "ok")])
@@ -72,66 +56,6 @@ def run(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[di
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "words", "advice"),
-    [
-        ("openjpeg", "cannot be decoded: JPEG 2000 Image Compression", "pylibjpeg-openjpeg"),
-        ("rle", "cannot be decoded: RLE Lossless", "pylibjpeg-rle"),
-        ("jpeg_ls", "cannot be decoded: JPEG-LS", "pyjpegls"),
-        ("gdcm", "the Python module gdcm is missing", "python-gdcm"),
-    ],
-)
-def test_6_a_missing_decoder(tmp_path: Path, module: str, words: str, advice: str) -> None:
-    settings(tmp_path)
-    (tmp_path / "sitecustomize.py").write_text(HIDE.format(module=module))
-    code, checks = run(tmp_path, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    (fault, *more) = [check for check in checks if check["state"] == "fail"]
-    assert code == 1
-    assert fault["what"] == "decoders"
-    assert words in fault["found"]
-    assert advice in fault["advice"]
-    # Without gdcm nothing at all is decoded.
-    assert [check["what"] for check in more] == (["model"] if module == "gdcm" else [])
-
-
-@pytest.mark.parametrize(
-    ("minutes", "zone", "state", "words"),
-    [
-        (60, "", "fail", "acquired up to 60 min in our future"),
-        (-61, "", "warn", "none came sooner than 61 min after it"),
-        (-3, "", "ok", "the soonest came 3 min after it"),
-        (60, "+0000", "fail", "acquired up to 60 min in our future"),
-        (-60 * 24 * 30, "", "ok", "not known"),
-    ],
-)
-def test_7_a_clock_off_by_an_hour_against_the_modalities(
-    tmp_path: Path, arrival: Callable[..., Arrival], minutes: int, zone: str, state: str, words: str
-) -> None:
-    made = settings(tmp_path)
-    files = FileStore(made.storage.path)
-    now = time.time()
-    with closing(open_database(made.database_url)) as database:
-        for number in range(4):
-            image = phantom.dataset(number, rows=64, columns=64)
-            moment = datetime.fromtimestamp(now, UTC) + timedelta(minutes=minutes)
-            moment = moment if zone else moment.astimezone()
-            image.AcquisitionDate, image.AcquisitionTime = f"{moment:%Y%m%d}", f"{moment:%H%M%S.%f}"
-            image.Manufacturer = "maker"
-            if zone:
-                image.TimezoneOffsetFromUTC = zone
-            path = tmp_path / "image.dcm"
-            image.save_as(path, enforce_file_format=True)
-            stored = files.put(path.read_bytes())
-            one = arrival(f"1.2.3.{number}", stored.sha256, received_at=now)
-            instances.register(database, [one], 60)
-    checks = examine(made, "roles and ports")
-    (clock,) = [check for check in checks if check.what == "clock of the images"]
-    assert clock.state == state
-    assert words in clock.found
-    assert failed(checks) == ([(clock.what, clock.found)] if state == "fail" else [])
 
 
 def test_8_a_database_of_a_newer_version(tmp_path: Path) -> None:
@@ -204,3 +128,16 @@ def test_doctor_leaves_nothing_behind(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     examine(made)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_an_x_ray_the_forwarding_rule_is_asked_for(
+    tmp_path: Path, arrival: Callable[..., Arrival]
+) -> None:
+    made = settings(tmp_path)
+    with closing(open_database(made.database_url)) as database:
+        (nothing,) = [check for check in examine(made, "roles and ports") if check.what == "received"]
+        assert (nothing.state, nothing.found) == ("warn", "no X-ray was received yet")
+        instances.register(database, [arrival("1.2.3", calling_ae_title="XRAY1")], 60)
+        (newest,) = [check for check in examine(made, "roles and ports") if check.what == "received"]
+    assert newest.state == "ok"
+    assert "from XRAY1" in newest.found

@@ -51,7 +51,7 @@ def test_where_all_is_well_nothing_is_blamed(tmp_path: Path, listen: Listen) -> 
     assert failed(checks) == []
     told = {check.what: check for check in checks}
     assert "answers PACSNODE" in told["pacs: C-ECHO"].found
-    assert "it takes Comprehensive SR" in told["pacs: C-STORE"].found
+    assert "it accepts Comprehensive SR" in told["pacs: C-STORE"].found
     assert "AE title PACSNODE, host 127.0.0.1" in told["pacs: its side"].found
 
 
@@ -96,7 +96,7 @@ def test_a_pacs_that_takes_no_reports(
     one = made.destinations[0].model_copy(update={"port": server.server_address[1]})
     fault = only_fault(examine(made.model_copy(update={"destinations": (one,)})))
     server.shutdown()
-    assert (fault.what, fault.found) == ("pacs: C-STORE", "it takes no Comprehensive SR Storage")
+    assert (fault.what, fault.found) == ("pacs: C-STORE", "it does not accept Comprehensive SR Storage")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_7_a_clock_off_by_an_hour_against_the_web_service(
 ) -> None:
     fault = only_fault(examine(settings(tmp_path, text=stow(web(timedelta(hours=hours))))))
     assert fault.what == "web: clock"
-    assert f"s {'ahead of' if hours > 0 else 'behind'} our clock" in fault.found
+    assert f"s {'ahead of' if hours > 0 else 'behind'} this machine's clock" in fault.found
     assert failed(examine(settings(tmp_path, text=stow(web(timedelta()))))) == []
 
 

@@ -27,11 +27,7 @@ def examine(settings: config.Settings, *wanted: str) -> list[Check]:
     image = phantom.dataset(1, rows=256, columns=200)
     with closing(Database(settings.database_url)) as database:
         steps = examination.steps(settings, "config.toml", database, image)
-        chosen = [
-            step
-            for step in steps
-            if step.what in wanted or not (wanted or step.what in ("decoders", "model"))
-        ]
+        chosen = [step for step in steps if step.what in wanted or not (wanted or step.what == "model")]
         return [check for step in chosen for check in step.run()]
 
 

@@ -1,4 +1,4 @@
-"""`doctor`: what keeps the node from doing its work, check by check, in plain words."""
+"""`doctor`: checks of the node and of its destinations, each failure with its remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = structlog.get_logger(__name__)
 
 
 class State(StrEnum):
-    """What a check says."""
+    """Result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line: what was looked at, how it is, what was found, and what to do about it."""
+    """One line of the report: subject, result, finding and remedy."""
 
     what: str
     state: State
@@ -33,23 +33,20 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Checks that belong together, made when `checks` is called; `what` names them until then."""
+    """A group of checks, run on demand; `what` names the group."""
 
     what: str
     checks: Callable[[], Iterable[Check]]
 
     def run(self) -> Iterator[Check]:
-        """The checks, each as it is made. One that cannot be made fails with the reason."""
+        """Yield each check as it completes. An error becomes a failed check."""
         try:
             yield from self.checks()
         except PacsNodeError as error:
             yield Check(self.what, State.FAIL, str(error))
         except ImportError as error:
             found = f"the Python module {error.name} is missing or broken: {error}"
-            package = {"gdcm": "python-gdcm", "cv2": "opencv-python-headless"}.get(
-                error.name or "", "pacs-node"
-            )
-            yield Check(self.what, State.FAIL, found, f"pip install --force-reinstall {package}")
+            yield Check(self.what, State.FAIL, found, "install pacs-node again, with its dependencies")
         except Exception as error:  # noqa: BLE001 - the other checks must go on
             _log.exception("check_error", check=self.what)
             found = f"the check itself failed: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""`doctor --loop`: a phantom goes to the PACS, comes to us by its rule, and the results go back."""
+"""`doctor --loop`: a phantom goes to the PACS, its rule forwards it to the node, and the results return."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ENDED = {"ANALYZED", "SKIPPED", "FAILED"}
 
 @dataclass
 class Loop:
-    """One round trip; `run` gives a line for each stage with the time it took, and ends where it stops.
+    """One round trip of a phantom study.
 
-    `seconds` is how long a stage is waited for, the quiet period apart.
+    `seconds` is the timeout of each stage, on top of the quiet period.
     """
 
     settings: Settings
@@ -37,11 +37,14 @@ class Loop:
     images: Sequence[FileDataset]
     seconds: float
     calling_ae_title: str
-    """Whom the phantom comes from: many rules forward nothing that we ourselves sent."""
+    """Calling AE title of the phantom: many rules do not forward what the node itself sent."""
     _stage: float = field(default_factory=time.monotonic)
 
     def run(self) -> Iterator[Check]:
-        """Raises DeliveryError where the PACS does not take the phantom."""
+        """Yield a check for each stage, with its time, up to the first that fails.
+
+        Raises DeliveryError if the PACS does not accept the phantom.
+        """
         running = processes.running(self.database) if self.database.revision == REVISION else []
         missing = processes.missing(running)
         if missing:
@@ -51,33 +54,34 @@ class Loop:
         name, study_uid = self.destination.name, str(self.images[0].StudyInstanceUID)
         self._send()
         yield self._done("sent", f"{len(self.images)} phantom images to {name}, study {study_uid}")
-        # Whatever happens from here on, the PACS has the study.
+        # From here on the PACS has the study, also if a stage fails.
         yield from self._stages(study_uid)
         patient = f"{self.images[0].PatientID} ({self.images[0].PatientName})"
-        told = f"{name} keeps the study {study_uid} of the patient {patient}"
-        yield Check(
-            "loop: clean up", State.OK, told, f"delete it there; here `show {study_uid}` tells its story"
-        )
+        kept = f"{name} keeps the study {study_uid} of the patient {patient}"
+        advice = f"delete it there; `show {study_uid}` shows its history here"
+        yield Check("loop: clean up", State.OK, kept, advice)
 
     def _stages(self, study_uid: str) -> Iterator[Check]:
         name = self.destination.name
         if not self._wait(lambda: len(self._study(study_uid)["instances"]) >= len(self.images)):
-            here = len(self._study(study_uid)["instances"])
+            arrived = len(self._study(study_uid)["instances"])
             advice = (
-                f"its forwarding rule: does it fire for DX from {self.calling_ae_title} (else use --as with "
-                f"a modality's AE title), and does it send to {self._ours()}? The log of the role receive "
-                "names whom we refused"
+                f"its forwarding rule: does it match DX from {self.calling_ae_title} (else use --as with a "
+                f"modality's AE title), and does it send to {self._own_address()}? "
+                "The log of the role receive names rejected senders"
             )
-            found = f"{here} of {len(self.images)} images came to us within {self.seconds:g} s"
+            found = f"{arrived} of {len(self.images)} images arrived within {self.seconds:g} s"
             yield Check("loop: forwarded", State.FAIL, found, advice)
             return
-        yield self._done("forwarded", f"{name} sent the images to us")
-        if not self._wait(lambda: all(one["state"] in _ENDED for one in self._study(study_uid)["instances"])):
+        yield self._done("forwarded", f"{name} sent the images to this node")
+        if not self._wait(
+            lambda: all(image["state"] in _ENDED for image in self._study(study_uid)["instances"])
+        ):
             advice = "the log of the role worker"
             yield Check("loop: analyzed", State.FAIL, f"not within {self.seconds:g} s", advice)
             return
         images = self._study(study_uid)["instances"]
-        states = ", ".join(sorted({f"{one['state']} {one['reason'] or ''}".strip() for one in images}))
+        states = ", ".join(sorted({f"{image['state']} {image['reason'] or ''}".strip() for image in images}))
         yield self._done("analyzed", states)
         quiet = self.settings.study.quiet_seconds
         if not self._wait(lambda: self._study(study_uid)["reports"], quiet):
@@ -89,36 +93,36 @@ class Loop:
         yield self._done("reported", f"{report['summary']} (quiet period {quiet:g} s)")
         results = self._results(study_uid)
         if not results:
-            found = f"nothing of it goes to {name}: its outcome is {report['outcome']}"
+            found = f"no result is routed to {name}; the outcome is {report['outcome']}"
             advice = "`results` and `outcomes` of this destination, `reply_to` of the peer that forwarded"
             yield Check("loop: delivered", State.FAIL, found, advice)
             return
-        if not self._wait(lambda: all(one["sent_at"] for one in self._results(study_uid))):
-            open_ = [one for one in self._results(study_uid) if not one["sent_at"]]
-            found = "; ".join(f"{one['role']} {one['state']}: {one['last_comment'] or ''}" for one in open_)
+        if not self._wait(lambda: all(result["sent_at"] for result in self._results(study_uid))):
+            unsent = [result for result in self._results(study_uid) if not result["sent_at"]]
+            found = "; ".join(f"{r['role']} {r['state']}: {r['last_comment'] or ''}" for r in unsent)
             yield Check("loop: delivered", State.FAIL, found, "`pacs-node quarantine` lists what failed")
             return
         yield self._done("delivered", f"{len(results)} results to {name}")
-        yield self._asked(study_uid, results)
+        yield self._query(study_uid, results)
 
-    def _asked(self, study_uid: str, results: Sequence[dict[str, Any]]) -> Check:
+    def _query(self, study_uid: str, results: Sequence[dict[str, Any]]) -> Check:
         if self.destination.query_address is None:
             found = f"{self.destination.name} has no AE to query: look for the SR and SC in a viewer"
             return Check("loop: found", State.WARN, found, "name one as `query` of this destination")
 
         def missing() -> list[str]:
             with query.connect(self.destination, self.settings.node.ae_title) as pacs:
-                series = {str(one["series_instance_uid"]) for one in results}
-                there = {uid for one in series for uid in pacs.instances(study_uid, one)}
-            return [str(one["role"]) for one in results if one["sop_instance_uid"] not in there]
+                series = {str(result["series_instance_uid"]) for result in results}
+                there = {uid for each in series for uid in pacs.instances(study_uid, each)}
+            return [str(r["role"]) for r in results if r["sop_instance_uid"] not in there]
 
         try:
             if self._wait(lambda: not missing()):
-                return self._done("found", f"by C-FIND: {', '.join(sorted(str(o['role']) for o in results))}")
-            found = f"taken with success and not found by C-FIND: {', '.join(missing())}"
+                return self._done("found", f"by C-FIND: {', '.join(sorted(str(r['role']) for r in results))}")
+            found = f"stored with success but not found by C-FIND: {', '.join(missing())}"
         except DeliveryError as error:
             found = str(error)
-        return Check("loop: found", State.FAIL, found, "does the query AE look into the same archive?")
+        return Check("loop: found", State.FAIL, found, "does the query AE search the same archive?")
 
     def _send(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -128,14 +132,14 @@ class Loop:
             for _, outcome in sender.send_files(self.destination, self.calling_ae_title, paths):
                 if sender.judge(outcome, 1) != DeliveryState.SENT:
                     status = "" if outcome.status is None else f"0x{outcome.status:04X} "
-                    raise DeliveryError(f"it does not take the phantom: {status}{outcome.comment}")
+                    raise DeliveryError(f"it does not accept the phantom: {status}{outcome.comment}")
 
     def _study(self, study_uid: str) -> dict[str, Any]:
         return views.study(self.database, study_uid) or {"instances": [], "reports": [], "results": []}
 
     def _results(self, study_uid: str) -> list[dict[str, Any]]:
         results = self._study(study_uid)["results"]
-        return [one for one in results if one["destination"] == self.destination.name]
+        return [result for result in results if result["destination"] == self.destination.name]
 
     def _wait(self, condition: Callable[[], object], more: float = 0.0) -> bool:
         deadline = time.monotonic() + self.seconds + more
@@ -150,7 +154,7 @@ class Loop:
         taken, self._stage = now - self._stage, now
         return Check(f"loop: {stage}", State.OK, f"{found}, {taken:.1f} s")
 
-    def _ours(self) -> str:
+    def _own_address(self) -> str:
         running = processes.running(self.database)
         address = next((role.address for role in running if role.role == "receive"), "")
         return f"{self.settings.node.ae_title}, port {address.rpartition(':')[2]}"
