@@ -35,19 +35,19 @@ from pacs_node.records import (
 )
 from pacs_node.report.sr import as_text
 
-# Fixed, so that the same file gives results with the same UIDs whoever analyzes it.
+# Fixed, so that the same file always gives results with the same UIDs.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "pacs-node analyze")
 
 
 @dataclass(frozen=True, slots=True)
 class StudyAnswer:
-    """What came of the files of one study, or of one file that belongs to none."""
+    """The answer for the files of one study, or for a file that could not be used."""
 
     text: str
-    """For people: the report, and where the files lie; or why there is none."""
+    """The report and the paths of the files, or why there is no report."""
     failed: bool
     files: int = 1
-    """How many files it is about."""
+    """Number of files that it covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,7 @@ def _analyze_study(
         analyses += analyze_instances(batch, files.path, classifier)
     ended = {a.instance.id: replace(a.instance, state=a.state, reason=a.failure) for a in analyses}
     done = [ended.get(instance.id, instance) for instance in instances]
-    skipped = [
-        f"{paths[one.id]}: skipped: {one.reason}" for one in done if one.state == InstanceState.SKIPPED
-    ]
+    skipped = [f"{paths[i.id]}: skipped: {i.reason}" for i in done if i.state == InstanceState.SKIPPED]
     findings = {a.instance.id: a.finding for a in analyses if a.finding}
     basis = report_basis(done, findings, files.path)
     if basis.state is StudyState.SKIPPED:
@@ -140,7 +138,7 @@ def _analyze_study(
         predecessor=None,
     )
     made = report_study(request, files, settings.report)
-    first = next(one.id for one in done if one.state != InstanceState.SKIPPED)
+    first = next(i.id for i in done if i.state != InstanceState.SKIPPED)
     lines, report = skipped, Dataset()
     for result in made.results:
         dataset = dcmread(files.path(result.sha256))

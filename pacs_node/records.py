@@ -1,4 +1,4 @@
-"""The frozen types that travel from room to room.
+"""Frozen types and enums shared by all parts of the node.
 
 Coordinates are DICOM's: column first, in pixels of the source image as stored, the top-left corner of the
 first pixel at (0, 0) and its centre at (0.5, 0.5) (PS3.3 C.18.6.1.1, the half-pixel rule of SCOORD).
@@ -26,7 +26,7 @@ Point = tuple[float, float]
 
 
 class InstanceState(StrEnum):
-    """Where a received image stands."""
+    """State of a received image."""
 
     RECEIVED = "RECEIVED"
     ANALYZED = "ANALYZED"
@@ -35,7 +35,7 @@ class InstanceState(StrEnum):
 
 
 class StudyState(StrEnum):
-    """Where a study stands."""
+    """State of a study in the queues."""
 
     OPEN = "OPEN"
     REPORTED = "REPORTED"
@@ -58,7 +58,7 @@ class VisibleState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where one result stands with one destination."""
+    """State of the delivery of a result to a destination."""
 
     PENDING = "PENDING"
     SENT = "SENT"
@@ -76,7 +76,7 @@ class ResultRole(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a report says of its study."""
+    """The statement of a report about its study."""
 
     POSITIVE = "POSITIVE"
     NEGATIVE = "NEGATIVE"
@@ -167,7 +167,7 @@ class AuditKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A stored object: who sent it, where it lies, and what identifies it."""
+    """A stored object: its sender, its file and its identifiers."""
 
     sha256: str
     size: int
@@ -183,9 +183,9 @@ class Received:
     modality: str
     patient_id: str
     patient_name: str = ""
-    """PatientName (0010,0010) as text, for those who may see it."""
+    """PatientName (0010,0010) as text, for users who may see it."""
     body_part: str = ""
-    """BodyPartExamined (0018,0015); empty where it is not stated."""
+    """BodyPartExamined (0018,0015); empty if it is not stated."""
 
     @property
     def uids(self) -> tuple[str, str]:
@@ -194,7 +194,7 @@ class Received:
 
     def received(self) -> dict[str, Any]:
         """These values by name, without those of a subclass."""
-        return {one.name: getattr(self, one.name) for one in fields(Received)}
+        return {each.name: getattr(self, each.name) for each in fields(Received)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,12 +231,12 @@ class Study:
     first_received_at: float
     last_received_at: float
     renewed: int = 0
-    """The revision from which on its results are new objects with new UIDs; 0: nobody asked for that."""
+    """Revision since which its results are new objects with new UIDs; 0: never requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model speaks, and in which codes: what a report must know of a model package."""
+    """Identity, codes and phrases of a model: the part of a model package that reports need."""
 
     id: str
     name: str
@@ -247,15 +247,15 @@ class ModelIdentity:
     finding: Code
     """The concept looked for, such as (125605004, SCT, "Fracture of bone")."""
     positive_phrase: str
-    """What people read first, such as "Fracture suspected"."""
+    """The words of a positive answer, such as "Fracture suspected"."""
     negative_phrase: str
     """Its opposite, such as "no fracture suspected"."""
     negative_caveat: str
-    """What a negative result does not mean, such as "Does not exclude a fracture."."""
+    """The limit of a negative answer, such as "Does not exclude a fracture."."""
     explanation: str = "Grad-CAM"
     """How the heat maps were made, as the results name it."""
     body_parts: tuple[str, ...] = ()
-    """What it may be asked about, as BodyPartExamined; empty: everything."""
+    """Body parts that it knows, as BodyPartExamined; empty: all."""
     scope_limit: float = 1.0
     """How unlike what it knows an image may be, 1: as its package says; 0: neither that nor the body part
     is checked."""
@@ -305,7 +305,7 @@ PERCENTILES_SHOW_MORE = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the model said of one image."""
+    """The model's answer for an image."""
 
     content_key: str
     """sha256 of the decoded pixels and the attributes that interpret them: the identity of content."""
@@ -316,7 +316,7 @@ class Finding:
     regions: tuple[Region, ...]
     """Suspicious regions, strongest first; empty where the image is negative."""
     notes: tuple[str, ...] = ()
-    """What was odd about the image and is worth an audit line, such as contradictory inversion attributes."""
+    """Oddities of the image for the audit log, such as contradictory inversion attributes."""
     station: str | None = None
     """StationName, else ManufacturerModelName, else empty; None in findings of before it was kept."""
     brightness: float | None = None
@@ -325,7 +325,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What came of one image: a finding, or the reason why there is none."""
+    """The result of analyzing an image: a finding, or the reason why there is none."""
 
     instance: Instance
     finding: Finding | None
@@ -335,13 +335,13 @@ class Analysis:
     changed: tuple[str, ...] = ()
     """Keywords of patient, study and file attributes in which it differs from the version before it."""
     skipped: bool = False
-    """Whether it is none of the model's business, so that no answer is owed; `failure` says why."""
+    """Whether the image is outside of the model's scope by its header; `failure` gives the reason."""
     scope: float | None = None
     """See `Prediction.scope`."""
 
     @property
     def state(self) -> InstanceState:
-        """Where the image stands with it."""
+        """The state that the image takes."""
         if self.finding:
             return InstanceState.ANALYZED
         return InstanceState.SKIPPED if self.skipped else InstanceState.FAILED
@@ -349,7 +349,7 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """One image of a study with what came of it: a finding, or the reason why there is none."""
+    """An image of a study with its finding, or the reason why there is none."""
 
     instance: Instance
     source: Dataset
@@ -370,17 +370,17 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Who we are: created once with the journal, kept for ever."""
+    """Identity of the node: created with the journal and never changed."""
 
     namespace: str
-    """UUID from which every UID of ours is derived (version 5)."""
+    """UUID from which every UID of a result is derived (version 5)."""
     device_uid: str
     ae_title: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """All that a report is made from; frozen in the journal, so that it can be made only once."""
+    """Everything that a report is made from."""
 
     node: NodeIdentity
     model: ModelIdentity
@@ -393,12 +393,12 @@ class ReportRequest:
     renewed: int = 0
     """See `Study.renewed`."""
     missing_images: int = 0
-    """How many images the PACS has of this study that were not received, as far as it was asked."""
+    """Number of images that the PACS has of this study and the node never received, if the PACS was asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One object of ours that was checked and stored, ready to be delivered."""
+    """A checked and stored result, ready to be delivered."""
 
     role: ResultRole
     sop_instance_uid: str
@@ -412,7 +412,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One result that is to reach one destination."""
+    """A result on its way to a destination."""
 
     id: int
     result_id: int
@@ -431,7 +431,7 @@ class Reply(StrEnum):
 
     DELIVERED = "DELIVERED"
     DUPLICATE = "DUPLICATE"
-    """An object with this UID is there already: this one only if an earlier attempt sent it."""
+    """An object with this UID is there already; it is this result only if an earlier attempt sent it."""
     REFUSED = "REFUSED"
     """Another attempt with the same object is useless."""
     LATER = "LATER"
@@ -451,7 +451,7 @@ class SendOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentReport:
-    """What an archive says of one storage commitment: which objects it keeps, and which not."""
+    """An archive's answer to a storage commitment: the objects that it keeps, and those that it does not."""
 
     transaction_uid: str
     committed: frozenset[str]
@@ -493,19 +493,19 @@ class RunningRole:
     address: str
     ready: bool
     stats: dict[str, float] = field(default_factory=dict)
-    """What only the process itself can tell, such as its open associations; by name, for /metrics."""
+    """Figures that only the process itself has, such as its open associations; by name, for /metrics."""
     seen_at: float = 0.0
-    """Its last sign of life."""
+    """Time of its last heartbeat."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What a classifier says of one image."""
+    """A classifier's answer for an image."""
 
     probability: float
     """Calibrated, 0..1, rounded to four decimals."""
     heat_map: HeatMap
     margin: float = math.nan
-    """Logit of the positive label minus that of the negative, before calibration; NaN where there is none."""
+    """Logit of the positive label minus that of the negative, before calibration; NaN if unknown."""
     scope: float | None = None
-    """How unlike what the model knows the image is, by the package's limit; None: nobody can tell."""
+    """Distance of the image from the training images, 1 being the package's limit; None if unknown."""

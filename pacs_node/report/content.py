@@ -67,9 +67,9 @@ _MODALITIES = {
     "RG": "Radiographic imaging",
     "XA": "X-Ray Angiography",
 }
-"""Those codes of CID 29 that an X-ray may have; what a skipped one states may be anything."""
+"""The codes of CID 29 for X-rays; a skipped image may state anything."""
 _ANCHOR = 12.5
-"""Where the point of a whole image's evaluation lies, in pixels from the top left: it marks nothing."""
+"""Distance from the top left, in pixels, of the point of a whole image's evaluation, which marks nothing."""
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _MODIFIES = RelationshipTypeValues.HAS_CONCEPT_MOD
@@ -102,7 +102,7 @@ def measurement_report(facts: ReportFacts) -> ContainerContentItem:
 
 
 def failure_report(facts: ReportFacts) -> ContainerContentItem:
-    """TID 2000: that no image was analyzed, and why; a text that viewers show, without measurements."""
+    """TID 2000: no image was analyzed, and why; a text that viewers show, without measurements."""
     impression = Code("121073", "DCM", "Impression")
     texts = (facts.summary, *_failures(facts))
     none = CodeContentItem(
@@ -263,7 +263,7 @@ def _qualitative_evaluations(facts: ReportFacts) -> ContainerContentItem:
 
 
 def _tracking(identifier: str, uid: str) -> list[ContentItem]:
-    """TID 1501 and 1410, rows 2 and 3. OHIF reads the UID of every group unasked."""
+    """TID 1501 and 1410, rows 2 and 3. OHIF reads the UID of every group."""
     return [
         TextContentItem(Code("112039", "DCM", "Tracking Identifier"), identifier, _OBSERVES),
         UIDRefContentItem(TRACKING_UID, uid, _OBSERVES),
@@ -271,7 +271,7 @@ def _tracking(identifier: str, uid: str) -> list[ContentItem]:
 
 
 def _finding_site(image: ImageFacts) -> list[ContentItem]:
-    """Where in the body, if it is known in codes, and on which side, if that is not contradictory."""
+    """The body part, if it has a code, and its side."""
     site = anatomy.site(image.source)
     side = anatomy.SIDE_CODES[image.side] if image.side else None
     return [FindingSite(site, laterality=side)] if site else []

@@ -28,7 +28,7 @@ class ImageFacts(ImageResult):
     name: str
     """Such as "image 2, LL"."""
     side: anatomy.Side | None
-    """None where it is not stated, or where its series contradicts it."""
+    """None if it is not stated, or if its series contradicts it."""
 
     @property
     def title(self) -> str:
@@ -42,13 +42,13 @@ class ImageFacts(ImageResult):
 
     @property
     def probability(self) -> float:
-        """That of its finding; -1 without one."""
+        """The probability of its finding; -1 without a finding."""
         return self.finding.probability if self.finding else -1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """What a report states, in every one of its forms."""
+    """The statements of a report, the same in each of its forms."""
 
     request: ReportRequest
     settings: ReportSettings
@@ -58,13 +58,13 @@ class ReportFacts:
     worst: ImageFacts | None
     """The image with the highest probability; None where no image was analyzed."""
     newest: Dataset
-    """Header of the image received last, not of a skipped one: the patient and study data of today's PACS."""
+    """Header of the last image received that was not skipped: the patient and study data of today's PACS."""
     gaps: tuple[str, ...]
     """How many X-rays were analyzed and how many images not received; empty in a complete report."""
     description: str
     """The SeriesDescription, such as "AI: Fracture suspected, left wrist, 87 %"."""
     summary: str
-    """The report in a few sentences: outcome, place, image, each side, failures, what it does not mean."""
+    """The report in a few sentences: outcome, place, image, each side, failures, caveat."""
 
     @property
     def model(self) -> ModelIdentity:
@@ -218,7 +218,7 @@ def in_order(images: Iterable[ImageResult]) -> tuple[ImageResult, ...]:
 def image_names(images: Sequence[ImageResult]) -> tuple[str, ...]:
     """A name for each image: "image 2, LL".
 
-    The number is InstanceNumber where that tells the images apart, else with SeriesNumber, else the position.
+    The number is InstanceNumber if that is distinct, else with SeriesNumber, else the position.
     """
     numbers = [source.number(image.source, "InstanceNumber") for image in images]
     series = [source.number(image.source, "SeriesNumber") for image in images]

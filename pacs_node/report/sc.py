@@ -1,4 +1,4 @@
-"""The Secondary Capture of an image: its heat map over the windowed image, with what the model said of it.
+"""The Secondary Capture of an image: its heat map over the windowed image, with the model's answer.
 
 It has the aspect and the orientation of the source, square pixels, and no spacing: it is not for measuring.
 """
@@ -39,7 +39,7 @@ _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (200, 200, 200)
 def size(header: Dataset, max_size: int) -> tuple[int, int]:
     """Rows and columns of the Secondary Capture of a source image: square pixels, its long side capped.
 
-    PixelAspectRatio (vertical, horizontal) counts, or where it is absent the spacing of rows and columns.
+    PixelAspectRatio (vertical, horizontal) counts, or without it the spacing of rows and columns.
     """
     rows, columns = float(header.Rows), float(header.Columns)
     for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
@@ -60,8 +60,8 @@ def render(
 
     `display` is the windowed source, float32, shape (rows, columns), 0 (black) to 1 (white). The heat map's
     opacity grows with its value (colours: plasma, perceptually uniform); below the model's threshold it fades
-    with the probability. Raises InputError without a finding
-    or where `display` has another shape than the source.
+    with the probability. Raises InputError without a finding, or if `display` has another shape than the
+    source.
     """
     finding, header = image.finding, image.source
     if finding is None:
@@ -123,7 +123,7 @@ def build(facts: ReportFacts, image: ImageFacts, display: NDArray[np.float32]) -
     capture.DeviceUID = request.node.device_uid
     capture.ConversionType = "SYN"
     setattr(capture, "InstanceNumber", source.number(header, "InstanceNumber"))  # noqa: B010
-    # highdicom refuses an empty orientation, so it was given one that is replaced here by what is known.
+    # highdicom refuses an empty orientation, so it was given one, which the known orientation replaces.
     capture.PatientOrientation = source.orientation(header)
     if len(capture.PixelData) % 2:
         capture.PixelData += b"\0"
@@ -171,7 +171,7 @@ def heat(
 ) -> NDArray[np.uint8]:
     """The heat map over the whole image as it is drawn, uint8 of `out_shape` (rows, columns).
 
-    Every map peaks at 1; drawn so, that of a quiet image would glow like that of a positive one.
+    Every map peaks at 1; unscaled, that of a negative image would glow like that of a positive one.
     """
     values = finding.heat_map.at_size(header.Rows, header.Columns, out_shape)
     values = values * min(1.0, finding.probability / threshold)

@@ -1,4 +1,4 @@
-"""What our objects take over from their source images, without inventing anything.
+"""The attributes that results inherit from their source images; none is invented.
 
 highdicom reads patient and study attributes of the source and raises on ordinary ones: a Type 2 attribute
 that is absent, a PatientSex of "U", a date it cannot parse, an ISO 2022 character set. So it is given
@@ -36,7 +36,7 @@ TYPE_2 = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-"""The patient and study attributes that our objects share with their source (PS3.3 C.7.1.1, C.7.2.1)."""
+"""The patient and study attributes that results share with their source (PS3.3 C.7.1.1, C.7.2.1)."""
 
 
 def normalize(header: Dataset) -> Dataset:
@@ -75,8 +75,8 @@ def decoded(header: Dataset) -> Dataset:
 def inherit(result: SOPClass, header: Dataset, created_at: float) -> None:
     """Give `result` the patient and study attributes of `header` as they are, and the time it was made.
 
-    Call it last, so that it sees every text: the character set is the source's if all that the result says
-    can be written in it, else UTF-8 (PS3.3 C.12.1.1.2). TimezoneOffsetFromUTC is stated only if the source
+    Call it last, so that it sees every text: the character set is the source's if it has every character of
+    the result, else UTF-8 (PS3.3 C.12.1.1.2). TimezoneOffsetFromUTC is stated only if the source
     states it.
     """
     identity = decoded(header)
@@ -110,12 +110,12 @@ def timezone_of(header: Dataset) -> timezone | None:
 
 
 def local_time(header: Dataset, seconds: float) -> datetime:
-    """A moment (seconds since the epoch) in the source's zone, or in the machine's where it states none."""
+    """A time (seconds since the epoch) in the source's zone, or in the machine's if it states none."""
     return datetime.fromtimestamp(seconds, tz=UTC).astimezone(timezone_of(header))
 
 
 def pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
-    """Two positive numbers such as a spacing; None where the source does not state two that can be used."""
+    """Two positive numbers, such as a spacing; None unless the source states exactly two."""
     try:
         values = [float(value) for value in header.get(keyword) or ()]
     except (TypeError, ValueError):
@@ -124,14 +124,14 @@ def pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
 
 
 def orientation(header: Dataset) -> list[str]:
-    """PatientOrientation where it is two values of a human's directions (PS3.3 C.7.6.1.1.1); else empty."""
+    """PatientOrientation if it is two directions of a human body (PS3.3 C.7.6.1.1.1); else empty."""
     stated = header.get("PatientOrientation")
     values = [str(value) for value in stated] if isinstance(stated, MultiValue) else []
     return values if len(values) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", v) for v in values) else []
 
 
 def body_part_examined(header: Dataset) -> str:
-    """BodyPartExamined as a code string (PS3.5 6.2 CS): in upper case; empty where it cannot be one."""
+    """BodyPartExamined as a code string (PS3.5 6.2 CS): in upper case; empty if it cannot be one."""
     stated = str(header.get("BodyPartExamined") or "").strip().upper()
     return stated if re.fullmatch("[A-Z0-9_ ]{1,16}", stated) else ""
 
@@ -145,7 +145,7 @@ def codes(item: Dataset, keyword: str) -> list[Dataset]:
 
 
 def number(header: Dataset, keyword: str) -> int | None:
-    """An integer string; None where it is absent or none that DICOM allows (PS3.5 6.2 IS)."""
+    """The value of an integer string; None if it is absent or invalid (PS3.5 6.2 IS)."""
     try:
         value = int(str(header.get(keyword)))
     except (TypeError, ValueError):  # pydicom looks at the text only when the value is read
@@ -154,7 +154,7 @@ def number(header: Dataset, keyword: str) -> int | None:
 
 
 def _can_be_written(result: Dataset, identity: Dataset) -> bool:
-    """Whether every character in it that is not the source's can be written in its SpecificCharacterSet."""
+    """Whether SpecificCharacterSet has every character that the result adds to the source's."""
     stated = result.get("SpecificCharacterSet")
     encodings = convert_encodings(list(stated) if isinstance(stated, list) else stated)
     # pydicom takes the default repertoire for Latin-1, to read what some devices write: it is ASCII.

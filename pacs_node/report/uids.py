@@ -1,7 +1,7 @@
 """UIDs that follow from content, so that a repeat is recognisably the same object.
 
 Every UID is "2.25." and a version 5 UUID in the node's own namespace (PS3.5 B.2): the same node, role and
-parts give the same UID for ever. Times and floating-point maps never take part.
+parts always give the same UID. Times and floating-point maps never take part.
 """
 
 from __future__ import annotations

@@ -13,23 +13,21 @@ from structlog.contextvars import bind_contextvars
 from pacs_node.config import Destination, Settings
 from pacs_node.deliver import commitment, counting, sender
 from pacs_node.dicom import tls
-from pacs_node.files import FileStore
 from pacs_node.journal import commitments, deliveries
-from pacs_node.journal.database import open_database
+from pacs_node.node import Node
 from pacs_node.roles import lifecycle
 from pacs_node.roles.lifecycle import Heartbeat, work_off
 
 COMMITMENT_SECONDS = 2.0
-"""Interval between looks for storage commitments to request: nobody waits for them."""
+"""Interval between checks for storage commitments to request, which are not urgent."""
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """The role that sends results: a thread for each destination, so that none holds up another."""
-    database = open_database(settings.database_url)
-    node = database.identity(settings.node.ae_title)
-    files = FileStore(settings.storage.path)
-    if any(one.tls for one in settings.destinations):
-        # What is wrong with the files is told at once, not at the first delivery.
+    node = Node.open(settings)
+    database, ae_title = node.database, node.identity.ae_title
+    if any(destination.tls for destination in settings.destinations):
+        # Faulty certificate files are reported at once, not at the first delivery.
         tls.requestor(settings.tls)
     with Heartbeat(database, "deliver") as heartbeat:
         unreached: Counter[str] = Counter()
@@ -40,39 +38,41 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 return False
             bind_contextvars(study_instance_uid=claim.items[0].study_instance_uid)
             with heartbeat.hold(claim.token):
-                reached = sender.send(database, files, destination, node.ae_title, claim)
+                reached = sender.send(database, node.files, destination, ae_title, claim)
             if reached:
                 del unreached[destination.name]
             else:
-                # Where nobody answers, one study at a time tries for all of them.
+                # While the destination does not answer, one study at a time tries for all of them.
                 unreached[destination.name] += 1
                 stop.wait(sender.pause_seconds(unreached[destination.name]))
             return True
 
         def commit(destination: Destination) -> bool:
-            return commitment.step(database, destination, node.ae_title, stop)
+            return commitment.step(database, destination, ae_title, stop)
 
         def count() -> bool:
-            return counting.step(settings, database, node.ae_title)
+            return counting.step(settings, database, ae_title)
 
-        def run(what: str, step: Callable[[], bool], pause: float = lifecycle.POLL_SECONDS) -> None:
+        def repeat(what: str, step: Callable[[], bool], pause: float = lifecycle.POLL_SECONDS) -> None:
             while not stop.is_set():
                 work_off(stop, what, step)
                 stop.wait(pause)
 
         work: list[tuple[Any, ...]] = [
-            (f"deliver to {one.name}", partial(send, one)) for one in settings.destinations
+            (f"deliver to {each.name}", partial(send, each)) for each in settings.destinations
         ]
-        archives = [one for one in settings.destinations if one.commitment]
-        work += [(f"commitment of {one.name}", partial(commit, one), COMMITMENT_SECONDS) for one in archives]
+        archives = [each for each in settings.destinations if each.commitment]
+        work += [
+            (f"commitment of {each.name}", partial(commit, each), COMMITMENT_SECONDS) for each in archives
+        ]
         if settings.study.expected_count == "cfind":
             work.append(("counting", count))
-        commitments.waive(database, [one.name for one in archives])
-        threads = [threading.Thread(target=run, args=job, name=job[0]) for job in work]
+        commitments.waive(database, [each.name for each in archives])
+        threads = [threading.Thread(target=repeat, args=job, name=job[0]) for job in work]
         for thread in threads:
             thread.start()
         heartbeat.ready()
-        # Not for ever: a signal that another thread took is seen only when this one wakes.
+        # With a timeout: a signal that another thread took is seen only when this thread wakes.
         while not stop.wait(lifecycle.POLL_SECONDS):
             pass
         for thread in threads:

@@ -6,8 +6,7 @@ import threading
 from pathlib import Path
 
 from pacs_node.config import Settings
-from pacs_node.files import FileStore
-from pacs_node.journal.database import open_database
+from pacs_node.node import Node
 from pacs_node.roles.lifecycle import Heartbeat
 
 
@@ -18,16 +17,15 @@ def run(settings: Settings, stop: threading.Event, config: Path | None) -> None:
     from pacs_node.web.access import Backend
     from pacs_node.web.users import Users
 
-    database = open_database(settings.database_url)
-    files = FileStore(settings.storage.path)
+    node = Node.open(settings)
     backend = Backend(
         settings,
-        database,
-        files,
+        node.database,
+        node.files,
         Users(settings.web.users),
-        display=lambda sha256: pixels.prepare(decode.read(files.path(sha256))).display,
+        display=lambda sha256: pixels.prepare(decode.read(node.files.path(sha256))).display,
         config=config,
         stop=stop,
     )
-    with Heartbeat(database, "web") as heartbeat:
+    with Heartbeat(node.database, "web") as heartbeat:
         app.serve(app.create(backend), settings, heartbeat.ready, stop)

@@ -1,4 +1,4 @@
-"""Claims work from the journal, runs the pipeline on it and records what came of it."""
+"""Role `worker`: claims images and studies, runs the pipeline on them and records the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_ATTEMPTS = queue.MAX_ATTEMPTS
 RETRY_SECONDS = 10.0
 FAILURE_WINDOW_SECONDS = 3600.0
 HANG_SECONDS = 300.0
-"""A worker busy with one claim for this long hangs: it ends itself, and the attempt has counted."""
+"""A worker that is busy with a claim for this long hangs: it exits, and the attempt counts."""
 
 _log = structlog.get_logger(__name__)
 
@@ -87,9 +87,9 @@ class Worker:
         self._leases = leases
 
     def step(self) -> bool:
-        """Do one piece of work; False where nothing was due.
+        """Do one piece of work; False if nothing was due.
 
-        Studies come before images: their answer is awaited, and images may keep coming without an end.
+        Studies come before images: their reports are awaited, and images may keep coming.
         """
         return self._report() or self._analyze()
 
@@ -106,13 +106,13 @@ class Worker:
             todo = [instance for instance in claim.items if instance.attempts <= MAX_ATTEMPTS]
             try:
                 analyses = self._analyze_instances(todo)
-            except Exception as error:  # noqa: BLE001 - one image must not end the worker; it comes back alone
+            except Exception as error:  # noqa: BLE001 - an image must not end the worker; it comes back alone
                 uids = sorted({instance.study_instance_uid for instance in todo})
                 _log.exception(
                     "analysis_error", study_instance_uid=uids, instances=[instance.id for instance in todo]
                 )
                 instances.postpone_instances(
-                    self._node.database, claim, RETRY_SECONDS, _why(error), counts=not _is_disk(error)
+                    self._node.database, claim, RETRY_SECONDS, _reason(error), counts=not _is_disk(error)
                 )
                 return True
             instances.finish_instances(
@@ -129,7 +129,7 @@ class Worker:
         return True
 
     def _analyze_instances(self, todo: Sequence[Instance]) -> list[Analysis]:
-        """Analyze images; one whose content the model has spoken of before keeps what it said."""
+        """Analyze images; an image whose content was analyzed before keeps that finding."""
         before = instances.versions_before(self._node.database, todo)
         uids = [instance.sop_instance_uid for instance in todo if instance.id in before]
         known = instances.known_findings(self._node.database, uids, self._classifier.identity) if uids else {}
@@ -143,7 +143,7 @@ class Worker:
 
     def _changed(self, instance: Instance, before: Instance) -> tuple[str, ...]:
         """Keywords of patient, study and file attributes in which a version differs from the one before."""
-        headers = (reading.header(self._node.files.path(one.sha256)) for one in (instance, before))
+        headers = (reading.header(self._node.files.path(version.sha256)) for version in (instance, before))
         syntax = instance.transfer_syntax_uid == before.transfer_syntax_uid
         return source.mismatches(headers) + (() if syntax else ("TransferSyntaxUID",))
 
@@ -159,24 +159,24 @@ class Worker:
                 return True
             try:
                 self._report_study(claim.token, study)
-            except Exception as error:  # noqa: BLE001 - one study must not end the worker
+            except Exception as error:  # noqa: BLE001 - a study must not end the worker
                 _log.exception("report_error")
                 counts = not _is_disk(error)
                 if study.attempts < MAX_ATTEMPTS or not counts:
                     studies.postpone_study(
-                        self._node.database, claim, RETRY_SECONDS, _why(error), counts=counts
+                        self._node.database, claim, RETRY_SECONDS, _reason(error), counts=counts
                     )
                 else:
-                    self._give_up(claim.token, study, _given_up(_why(error)))
+                    self._give_up(claim.token, study, _given_up(_reason(error)))
         return True
 
     def _give_up(self, token: str, study: Study, why: str) -> None:
-        """Say in a report that there is none; in the journal alone where making that one failed, too."""
+        """Report that the study could not be reported; if that fails too, only record it."""
         if study.attempts <= MAX_ATTEMPTS + 1:
             try:
                 self._report_study(token, study, why)
                 return
-            except Exception:  # noqa: BLE001 - one study must not end the worker
+            except Exception:  # noqa: BLE001 - a study must not end the worker
                 _log.exception("failure_report_error")
         self._close(token, study, StudyState.FAILED, why, AuditKind.REPORT_FAILED)
 
@@ -249,11 +249,11 @@ def _given_up(why: str | None) -> str:
     return f"given up after {MAX_ATTEMPTS} attempts: {why or 'the worker died'}"
 
 
-def _why(error: Exception) -> str:
-    """An error for the journal: ours with its words, any other by its kind, since it may quote the data."""
+def _reason(error: Exception) -> str:
+    """An error for the journal: its message if it is the node's own, else its type, for it may quote data."""
     return str(error) if isinstance(error, PacsNodeError) else f"unexpected {type(error).__name__}"
 
 
 def _is_disk(error: Exception) -> bool:
-    """Whether the disk, full or away, is to blame and not the study: there is no end to trying again then."""
+    """Whether the disk is full or away: then the work is tried again without end."""
     return reading.is_disk(error) and not isinstance(error, FileNotFoundError)
