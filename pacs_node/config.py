@@ -24,7 +24,7 @@ ENV_PREFIX = "PACS_NODE__"
 _AE = {"ae_title": "ARCHIVE", "host": "10.0.0.6", "port": 104}
 
 
-def _ae_title(value: str) -> str:
+def valid_ae_title(value: str) -> str:
     """PS3.5 6.2: at most 16 characters of the default repertoire, no backslash, not only spaces."""
     title = value.strip()
     if not title or len(title) > 16 or "\\" in title or not title.isascii() or not title.isprintable():
@@ -32,7 +32,7 @@ def _ae_title(value: str) -> str:
     return title
 
 
-def _cron(value: str) -> str:
+def valid_cron(value: str) -> str:
     """Five fields or nothing; the scheduler checks their contents."""
     fields = value.split()
     # APScheduler counts the days of the week from Monday, cron from Sunday: names are unambiguous.
@@ -41,20 +41,20 @@ def _cron(value: str) -> str:
     return value
 
 
-def _network(value: str) -> str:
+def valid_network(value: str) -> str:
     ip_network(value, strict=False)
     return value
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     return re.sub(r"(://[^:/]*:).*@", r"\1***@", url)
 
 
-AETitle = Annotated[str, AfterValidator(_ae_title)]
+AETitle = Annotated[str, AfterValidator(valid_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Cron = Annotated[str, AfterValidator(_cron)]
-Network = Annotated[str, AfterValidator(_network)]
-DatabaseUrl = Annotated[str, PlainSerializer(_without_password, when_used="json")]
+Cron = Annotated[str, AfterValidator(valid_cron)]
+Network = Annotated[str, AfterValidator(valid_network)]
+DatabaseUrl = Annotated[str, PlainSerializer(without_password, when_used="json")]
 
 
 class _Section(BaseModel):

@@ -1,33 +1,33 @@
 """The errors of pacs-node, one tree.
 
-    PacsNodeError                 base: what a user is told without a traceback
-    ├── ConfigError               a setting is unknown or wrong                     (exit code 2)
+    PacsNodeError                 base: shown to the user without a traceback
+    ├── ConfigError               a setting is unknown or invalid                   (exit code 2)
     ├── ModelError                a model package is incomplete, altered or unusable (exit code 2)
     ├── InputError                an image cannot be used; the reason goes into the report
     │   └── DecodeError           its pixel data cannot be decoded
     ├── AdmissionError            an object cannot be stored; carries the C-STORE status
     ├── JournalError              the database cannot be opened or is of another version
-    ├── CheckError                an object of ours broke one of our own rules and must not leave
-    └── DeliveryError             a destination did not take an object
+    ├── CheckError                a result broke one of the node's own rules and must not be sent
+    └── DeliveryError             a destination did not accept an object
 
 No message holds patient data: UIDs, database keys, attribute keywords and file paths only.
 """
 
 
 class PacsNodeError(Exception):
-    """Base of all errors that pacs-node raises on purpose."""
+    """Base of all errors that pacs-node raises deliberately."""
 
 
 class ConfigError(PacsNodeError):
-    """A setting is unknown or has a bad value; the message names the key and what would be right."""
+    """A setting is unknown or invalid; the message names the key and the remedy."""
 
 
 class ModelError(PacsNodeError):
-    """A model package is incomplete, was altered, or does not fit its weights."""
+    """A model package is incomplete, altered, or does not match its weights."""
 
 
 class InputError(PacsNodeError):
-    """An image cannot be analyzed; the message is the reason that the report and the audit log give."""
+    """An image cannot be analyzed; the message is the reason in the report and the audit log."""
 
 
 class DecodeError(InputError):
@@ -43,11 +43,11 @@ class AdmissionError(PacsNodeError):
 
 
 class JournalError(PacsNodeError):
-    """The journal's database cannot be opened, or its schema is not the one this version needs."""
+    """The journal's database cannot be opened, or its schema belongs to another version."""
 
 
 class CheckError(PacsNodeError):
-    """An object of ours broke one of our own rules; it is quarantined, never sent."""
+    """A result broke one of the node's own rules; it is quarantined, never sent."""
 
 
 class DeliveryError(PacsNodeError):

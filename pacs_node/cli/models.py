@@ -15,19 +15,19 @@ from pacs_node.cli.context import JsonOption, Table, console, emit, working
 from pacs_node.errors import InputError
 
 
-def _folder(help: str) -> Any:
+def folder_option(help: str) -> Any:
     return Option(exists=True, file_okay=False, help=help)
 
 
-def _file(help: str) -> Any:
+def file_option(help: str) -> Any:
     return Option(exists=True, dir_okay=False, help=help)
 
 
 def train(
-    data: Annotated[Path, _folder("Data set: a table, a folder per class, or DICOM.")],
+    data: Annotated[Path, folder_option("Data set: a table, a folder per class, or DICOM.")],
     out: Annotated[Path | None, Option(help="Folder of the new model package, named as its id.")] = None,
-    recipe: Annotated[Path | None, _file("Settings of the run (TOML); default: the built-in.")] = None,
-    labels: Annotated[Path | None, _file("Labels of a folder of DICOM files (CSV).")] = None,
+    recipe: Annotated[Path | None, file_option("Settings of the run (TOML); default: the built-in.")] = None,
+    labels: Annotated[Path | None, file_option("Labels of a folder of DICOM files (CSV).")] = None,
     runs: Annotated[Path, Option(help="Folder for the run's log and checkpoints.")] = Path("runs"),
     positive: Annotated[str | None, Option(help="Folder or label of the positive class.")] = None,
     check: Annotated[bool, Option("--check", help="Only examine the data set; needs no --out.")] = False,
@@ -91,10 +91,10 @@ def train(
 
 
 def evaluate(
-    model: Annotated[Path, _folder("Folder of the model package.")],
-    data: Annotated[list[Path] | None, _folder("Data set; may be repeated.")] = None,
+    model: Annotated[Path, folder_option("Folder of the model package.")],
+    data: Annotated[list[Path] | None, folder_option("Data set; may be repeated.")] = None,
     split: Annotated[list[str] | None, Option(help="train, val, test (default) or all; repeatable.")] = None,
-    labels: Annotated[Path | None, _file("Labels of a folder of DICOM files (CSV).")] = None,
+    labels: Annotated[Path | None, file_option("Labels of a folder of DICOM files (CSV).")] = None,
     out: Annotated[Path | None, Option(help="Folder for report.html, figures and tables.")] = None,
     robustness: Annotated[int, Option(min=0, help="Number of random images to disturb.")] = 100,
     card: Annotated[bool, Option("--card", help="Write the package's figures and CARD.md.")] = False,
@@ -147,7 +147,8 @@ def evaluate(
 
 
 def list_models(
-    folder: Annotated[Path | None, _folder("Folder of model packages.")] = None, as_json: JsonOption = False
+    folder: Annotated[Path | None, folder_option("Folder of model packages.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the model packages that can be served.
 
