@@ -54,7 +54,7 @@ def test_the_migrations_give_the_schema(database: Database) -> None:
 def test_the_command_prints_the_revision(empty: str, tmp_path: Path) -> None:
     environment = os.environ | {"PACS_NODE__STORAGE__DATABASE": empty}
     command = [sys.executable, "-m", "pacs_node", "db", "migrate"]
-    for ending in (f"at {REVISION}, made now\n", f"at {REVISION} already\n"):
+    for ending in (f": created at {REVISION}\n", f": already at {REVISION}\n"):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
