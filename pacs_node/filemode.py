@@ -19,7 +19,7 @@ from pacs_node.config import Settings
 from pacs_node.dicom.wrap import PICTURES, wrap
 from pacs_node.errors import AdmissionError, InputError
 from pacs_node.files import FileStore
-from pacs_node.pipeline import Classifier, analyze_instances, encoded, report_basis, report_study
+from pacs_node.pipeline import Predictor, analyze_instances, encoded, report_basis, report_study
 from pacs_node.receive import admission
 from pacs_node.records import (
     Analysis,
@@ -57,7 +57,7 @@ class _Input:
 
 
 def analyze_files(
-    paths: Sequence[Path], settings: Settings, classifier: Classifier, out: Path | None
+    paths: Sequence[Path], settings: Settings, classifier: Predictor, out: Path | None
 ) -> Iterator[StudyAnswer]:
     """Analyze DICOM, JPEG and PNG files, study by study; results go to `out`, or beside the first image.
 
@@ -107,7 +107,7 @@ def _analyze_study(
     inputs: Sequence[_Input],
     files: FileStore,
     settings: Settings,
-    classifier: Classifier,
+    classifier: Predictor,
     node: NodeIdentity,
     out: Path | None,
 ) -> StudyAnswer:

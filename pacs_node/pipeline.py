@@ -48,7 +48,7 @@ OUTSIDE = "outside the model's scope"
 """Beginning of the reason why an image that could be analyzed was not."""
 
 
-class Classifier(Protocol):
+class Predictor(Protocol):
     """A model as the pipeline needs it."""
 
     @property
@@ -81,7 +81,7 @@ class StudyResults:
 def analyze_instances(
     instances: Sequence[Instance],
     path: Callable[[str], Path],
-    classifier: Classifier,
+    classifier: Predictor,
     known: Mapping[str, Mapping[str, Finding]] = MappingProxyType({}),
 ) -> list[Analysis]:
     """Analyze images in one batch; an image that cannot be used fails alone, with the reason.

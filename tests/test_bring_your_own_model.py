@@ -49,7 +49,7 @@ def ensemble_package(folder: Path) -> Path:
                 architecture=name,
                 weights=path.name,
                 weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-                heat_map=package.HeatMapGrid(layer=known.layer, stride=known.stride, origin=known.origin),
+                heat_map=known.grid,
             )
         )
     return model_packages.write_onnx(folder, *members, mirror=True)

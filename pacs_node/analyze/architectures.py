@@ -1,40 +1,49 @@
-"""The networks that a model package may name: built empty, with the geometry of their feature grid."""
+"""The networks that a model package may name, untrained, with the geometry of their feature grids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
 from torchvision.models import get_model  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """A network: input (N, 1, size, size) of 0..1, output two logits (N, 2): negative, positive.
+class HeatMapGrid(BaseModel):
+    """`[heat_map]` of `model.toml`: the layer of the heat map and the position of its cells.
 
-    The heat map is read at the output of `layer`. Along both axes, the centre of its cell i lies at
-    `origin + i * stride` of the network's input, in pixels from the first one's corner (half-pixel rule).
+    Along both axes, the center of cell i lies at `origin + i * stride` of the network's input, in pixels from
+    the corner of the first pixel. For ONNX, `layer` is an output of the network or "occlusion".
     """
 
-    build: Callable[[], nn.Module]
-    layer: str
-    stride: float
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: Annotated[str, Field(min_length=1)]
+    stride: float = Field(gt=0)
     origin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network: input (N, 1, size, size) of 0..1, output two logits (N, 2): negative, positive."""
+
+    build: Callable[[], nn.Module]
+    grid: HeatMapGrid
     middle: str
-    """A layer of middle depth; what it sees tells of what kind an image is, see `scope`."""
+    """A layer of middle depth, whose features show the kind of an image; see `scope`."""
 
 
 class PaperCnn(nn.Module):
     """The paper's network: convolutions with ReLU and max pooling, flatten, fully connected layers.
 
-    The paper gives the kinds of layers and an input of 150 x 150, not their sizes: `filters` of 3 x 3 with
-    padding are the usual ones. Its three input channels are equal in a radiograph, so here they are one; the
-    step from [0, 1] to [-1, 1] is part of the network.
+    The paper states the kinds of layers and an input of 150 x 150, not their sizes; these are the usual ones.
+    One channel instead of three equal ones; the step from [0, 1] to [-1, 1] is part of the network.
     """
 
     def __init__(self, filters: tuple[int, ...] = (32, 64, 128), side: int = 150, hidden: int = 128) -> None:
@@ -59,12 +68,11 @@ class PaperCnn(nn.Module):
 
 
 class ActivationMap(nn.Module):
-    """SqueezeNet whose answer is the pooled value of a map of local evidence, on a grid of eight pixels.
+    """SqueezeNet whose logit is the smooth maximum (log-sum-exp) of a map of local evidence.
 
-    The last two stages meet in a feature pyramid (Lin et al. 2017, arXiv 1612.03144, section 3); a linear
-    head makes of each cell a logit, and log-sum-exp, a smooth maximum over the cells, makes of these the
-    image's (Pinheiro and Collobert 2015, arXiv 1411.6228, section 3.2). The pooling's gradient sums to one,
-    so the Grad-CAM at `pyramid` is the map itself but for the head's bias: what is shown is what was trained.
+    A feature pyramid joins the last two stages (Lin et al. 2017, arXiv 1612.03144, section 3); a linear head
+    gives a logit for each cell (Pinheiro and Collobert 2015, arXiv 1411.6228, section 3.2). The gradient of
+    the pooling sums to one, so that the Grad-CAM at `pyramid` is the trained map itself but for the bias.
     """
 
     STRIDE = 8
@@ -74,8 +82,7 @@ class ActivationMap(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        trunk = squeezenet1_0().get_submodule("features")
-        self.features = trunk
+        self.features = squeezenet1_0().get_submodule("features")
         width = self.CHANNELS
         self.fine = nn.Sequential(nn.Conv2d(512, width, 1, bias=False), nn.BatchNorm2d(width))
         self.coarse = nn.Sequential(nn.Conv2d(512, width, 1, bias=False), nn.BatchNorm2d(width))
@@ -85,7 +92,7 @@ class ActivationMap(nn.Module):
         self.drop = nn.Dropout2d(p=0.1)
         self.head = nn.Conv2d(width, 1, kernel_size=1)
         nn.init.normal_(self.head.weight, std=0.01)
-        # Nearly all places are sound: begin there (Lin et al. 2017, arXiv 1708.02002, section 3.3).
+        # Nearly all cells are negative: begin there (Lin et al. 2017, arXiv 1708.02002, section 3.3).
         nn.init.constant_(self.head.bias, -4.0)  # type: ignore[arg-type]
 
     def evidence(self, x: Tensor) -> Tensor:
@@ -100,7 +107,7 @@ class ActivationMap(nn.Module):
         return logits[:, 0]
 
     def pool(self, evidence: Tensor) -> Tensor:
-        """The two logits of an image from its cells': (N, rows, columns) to (N, 2)."""
+        """The two logits of an image from those of its cells: (N, rows, columns) to (N, 2)."""
         positive = torch.logsumexp(self.SHARPNESS * evidence, dim=(1, 2)) / self.SHARPNESS
         return torch.stack([torch.zeros_like(positive), positive], dim=1)
 
@@ -111,8 +118,7 @@ class ActivationMap(nn.Module):
 def squeezenet1_0() -> nn.Module:
     """SqueezeNet 1.0 (Iandola et al. 2016, arXiv 1602.07360) for one channel and two classes, untrained.
 
-    Torchvision's, but for the first convolution (one channel) and the head: the ReLU that ends torchvision's
-    is left out, since it would cut off negative logits.
+    Without the ReLU at the end of torchvision's head, which would cut off negative logits.
     """
     network: nn.Module = models.squeezenet1_0(weights=None, num_classes=2)
     network.get_submodule("features").register_module("0", nn.Conv2d(1, 96, kernel_size=7, stride=2))
@@ -139,18 +145,25 @@ def torchvision_network(name: str) -> nn.Module:
     return network
 
 
+def _architecture(
+    build: Callable[[], nn.Module], layer: str, stride: float, origin: float, middle: str
+) -> Architecture:
+    return Architecture(build, HeatMapGrid(layer=layer, stride=stride, origin=origin), middle)
+
+
 ARCHITECTURES = {
-    "paper-cnn": Architecture(PaperCnn, "features.8", 8.0, 4.0, "features.4"),
-    "squeezenet1_0": Architecture(squeezenet1_0, "features.12", 16.0, 17.5, "features.7"),
-    "squeezenet1_0-map": Architecture(
+    "paper-cnn": _architecture(PaperCnn, "features.8", 8, 4, "features.4"),
+    "squeezenet1_0": _architecture(squeezenet1_0, "features.12", 16, 17.5, "features.7"),
+    "squeezenet1_0-map": _architecture(
         ActivationMap, "pyramid", ActivationMap.STRIDE, ActivationMap.ORIGIN, "features.7"
     ),
-    "resnet18": Architecture(partial(torchvision_network, "resnet18"), "layer4", 32.0, 0.5, "layer2"),
-    "resnet50": Architecture(partial(torchvision_network, "resnet50"), "layer4", 32.0, 0.5, "layer2"),
-    "densenet121": Architecture(
-        partial(torchvision_network, "densenet121"), "features.norm5", 32.0, 14.5, "features.transition2"
-    ),
-    "efficientnet_b0": Architecture(
-        partial(torchvision_network, "efficientnet_b0"), "features.8", 32.0, 0.5, "features.4"
-    ),
+    **{
+        name: _architecture(partial(torchvision_network, name), *geometry)
+        for name, geometry in {
+            "resnet18": ("layer4", 32.0, 0.5, "layer2"),
+            "resnet50": ("layer4", 32.0, 0.5, "layer2"),
+            "densenet121": ("features.norm5", 32.0, 14.5, "features.transition2"),
+            "efficientnet_b0": ("features.8", 32.0, 0.5, "features.4"),
+        }.items()
+    },
 }

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from pacs_node.analyze import gradcam, pixels
-from pacs_node.analyze.onnx import OnnxNetwork
+from pacs_node.analyze import pixels
+from pacs_node.analyze.networks import ExplainedNetwork, normalized
 from pacs_node.analyze.package import Member, Package
 from pacs_node.errors import ModelError
 from pacs_node.heatmap import HeatMap, bilinear
@@ -23,22 +23,19 @@ from pacs_node.records import ModelIdentity, Point, Prediction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Answer:
-    """What one network said of a batch: margins (N,), and maps (N, rows, columns) of 0..1.
-
-    In the network's input, the centre of the first cell is `origin` (column, row), the next ones a `stride`
-    further on.
-    """
+class _Explained:
+    """One network's margins (N,) and maps (N, rows, columns), of 0..1, for a batch."""
 
     margins: NDArray[np.float64]
     maps: NDArray[np.float32]
     origin: Point
+    """Center (column, row) of the first cell in the network's input; the others are a `stride` apart."""
     stride: float
-    explains: bool
+    in_heat_map: bool
 
 
 class Classifier:
-    """A loaded model on its device. The number of threads is the caller's (`torch.set_num_threads`)."""
+    """A loaded model on its device; the caller sets the number of threads (`torch.set_num_threads`)."""
 
     def __init__(
         self,
@@ -48,21 +45,17 @@ class Classifier:
         batch: int = 256,
         scope_limit: float = 1.0,
     ) -> None:
-        """Move the networks to their device. Raises ModelError where CUDA is asked for and there is none.
+        """Move the networks to their device. Raises ModelError if CUDA is requested and there is none.
 
         `threshold` replaces the package's own; `batch` is the largest number of images in a forward pass;
-        `scope_limit` is what `identity` says of it.
+        `scope_limit` becomes a part of `identity`.
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise ModelError(
                 'model.device is "cuda", but torch finds no CUDA device; "auto" falls back to the CPU'
             )
         self.device = torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
-        # Pooling a large image is many times faster with the channels last.
-        self._networks = [
-            network if isinstance(network, OnnxNetwork) else network.to(memory_format=torch.channels_last)
-            for network in (network.to(self.device) for network in package.networks)
-        ]
+        self._networks = [network.to(self.device) for network in package.networks]
         self._manifest = package.manifest
         self._guard = package.guard
         self._batch = batch
@@ -73,8 +66,8 @@ class Classifier:
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """One prediction for each display image (rows, columns), 0..1 float32, bright is dense.
 
-        An image gets the same answer in whatever batch it comes. Where CUDA runs out of memory, the batch is
-        halved, down to one image. Raises ModelError where the networks give no numbers.
+        The answer does not depend on the batch, which is halved when CUDA runs out of memory. Raises
+        ModelError if the networks produce NaN or Inf.
         """
         predictions: list[Prediction] = []
         began = time.monotonic()
@@ -94,13 +87,13 @@ class Classifier:
         return predictions
 
     def stats(self) -> dict[str, float]:
-        """Images and seconds so far; on CUDA, bytes of memory held, held at most, and there."""
-        told = {"inference_images": float(self._images), "inference_seconds": round(self._seconds, 6)}
+        """Images and seconds so far; on CUDA, bytes of memory: reserved, the peak of that, in total."""
+        stats = {"inference_images": float(self._images), "inference_seconds": round(self._seconds, 6)}
         if self.device.type == "cuda":
-            told["gpu_used_bytes"] = float(torch.cuda.memory_reserved(self.device))
-            told["gpu_peak_bytes"] = float(torch.cuda.max_memory_reserved(self.device))
-            told["gpu_total_bytes"] = float(torch.cuda.get_device_properties(self.device).total_memory)
-        return told
+            stats["gpu_used_bytes"] = float(torch.cuda.memory_reserved(self.device))
+            stats["gpu_peak_bytes"] = float(torch.cuda.max_memory_reserved(self.device))
+            stats["gpu_total_bytes"] = float(torch.cuda.get_device_properties(self.device).total_memory)
+        return stats
 
     def _forward(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         members = self._manifest.networks
@@ -109,33 +102,35 @@ class Classifier:
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
             self._guard.watch() if self._guard else nullcontext[list[Tensor]]([]) as features,
         ):
-            answers = [
-                answer
-                for network, member in zip(self._networks, members, strict=True)
-                for answer in self._answers(network, member, inputs[member.size][0])
-            ]
-        answer = _mean(answers)
-        if not (np.isfinite(answer.margins).all() and np.isfinite(answer.maps).all()):
-            raise ModelError(
-                f"{self.identity.id}: the networks answer an image with values that are no numbers"
+            explained = _mean(
+                [
+                    output
+                    for network, member in zip(self._networks, members, strict=True)
+                    for output in self._explain(network, member, inputs[member.size][0])
+                ]
             )
-        placements = inputs[None][1]
-        # The first pass is that of the images as they are; a second one is mirrored.
+        if not (np.isfinite(explained.margins).all() and np.isfinite(explained.maps).all()):
+            raise ModelError(f"{self.identity.id}: the model produced NaN or Inf")
+        # The first pass is of the images as they are; a second one is mirrored.
         scores = self._guard.scores(features[0]) if self._guard else [None] * len(images)
-        return [
-            self._prediction(float(margin), values, answer, placement, score)
-            for margin, values, placement, score in zip(
-                answer.margins, answer.maps, placements, scores, strict=True
+        calibration, predictions = self._manifest.calibration, []
+        for margin, values, placement, score in zip(
+            explained.margins.tolist(), explained.maps, inputs[None][1], scores, strict=True
+        ):
+            logit = calibration.slope * margin + calibration.intercept
+            heat_map = HeatMap(
+                values=values,
+                origin=placement.to_source(explained.origin),
+                step=(explained.stride / placement.scale[0], explained.stride / placement.scale[1]),
             )
-        ]
+            probability = round(1 / (1 + math.exp(-max(-700.0, min(700.0, logit)))), 4)
+            predictions.append(Prediction(probability, heat_map, margin=margin, scope=score))
+        return predictions
 
     def _inputs(
         self, images: Sequence[NDArray[np.float32]], size: int | None
     ) -> tuple[Tensor, list[pixels.Placement]]:
-        """The images as a network takes them, (N, channels, size, size), and where they lie in it.
-
-        `size` None is the package's.
-        """
+        """A network's input (N, channels, size, size), and the images' places in it; None: the usual size."""
         shown = self._manifest.input
         squares = [pixels.letterbox(image, size or shown.size, shown.stretch) for image in images]
         inputs = torch.from_numpy(np.stack([square for square, _ in squares])[:, None]).to(self.device)
@@ -146,58 +141,37 @@ class Classifier:
             inputs = (inputs - mean) / std
         return inputs, [placement for _, placement in squares]
 
-    def _answers(self, network: nn.Module | OnnxNetwork, member: Member, inputs: Tensor) -> Iterator[_Answer]:
-        """A network's answer, and with `mirror` that to the mirrored images too, its maps mirrored back."""
+    def _explain(self, network: ExplainedNetwork, member: Member, inputs: Tensor) -> Iterator[_Explained]:
+        """A network's output, with `mirror` also for the mirrored images, whose maps are mirrored back."""
         origin, stride = member.heat_map.origin, member.heat_map.stride
         for mirrored in (False, True) if self._manifest.input.mirror else (False,):
-            shown = inputs.flip(3) if mirrored else inputs
-            if isinstance(network, OnnxNetwork):
-                logits, maps = network.explain(shown)
-            else:
-                logits, maps = gradcam.explain(network, member.heat_map.layer, shown)
+            logits, maps = network.explain(inputs.flip(3) if mirrored else inputs)
             left = origin
             if mirrored:
-                # The grid need not lie symmetrically: mirrored, its last column is the first.
+                # The grid need not be symmetric: mirrored, its last column becomes the first.
                 left = inputs.shape[3] - (origin + (maps.shape[2] - 1) * stride)
                 maps = maps.flip(2)
             margins = logits[:, 1].double() - logits[:, 0].double()
-            explains = member.size is None
-            yield _Answer(margins.cpu().numpy(), maps.cpu().numpy(), (left, origin), stride, explains)
-
-    def _prediction(
-        self,
-        margin: float,
-        values: NDArray[np.float32],
-        grid: _Answer,
-        placement: pixels.Placement,
-        score: float | None,
-    ) -> Prediction:
-        calibration = self._manifest.calibration
-        logit = calibration.slope * margin + calibration.intercept
-        heat_map = HeatMap(
-            values=values,
-            origin=placement.to_source(grid.origin),
-            step=(grid.stride / placement.scale[0], grid.stride / placement.scale[1]),
-        )
-        probability = round(1 / (1 + math.exp(-max(-700.0, min(700.0, logit)))), 4)
-        return Prediction(probability=probability, heat_map=heat_map, margin=margin, scope=score)
+            yield _Explained(
+                margins.cpu().numpy(), maps.cpu().numpy(), (left, origin), stride, member.size is None
+            )
 
 
-def _mean(answers: Sequence[_Answer]) -> _Answer:
-    """The mean of the margins, and of the maps on the finest grid; the mean map's peak is 1 again."""
-    explaining = [answer for answer in answers if answer.explains]
-    finest = min(explaining, key=lambda answer: answer.stride)
+def _mean(outputs: Sequence[_Explained]) -> _Explained:
+    """The mean of the margins, and of the maps on the finest grid, with a peak of 1 again."""
+    mapped = [output for output in outputs if output.in_heat_map]
+    finest = min(mapped, key=lambda output: output.stride)
     total = np.zeros_like(finest.maps)
-    for answer in explaining:
+    for output in mapped:
         columns, rows = (
             bilinear(
                 finest.origin[axis] + finest.stride * np.arange(finest.maps.shape[2 - axis]),
-                answer.origin[axis],
-                answer.stride,
-                answer.maps.shape[2 - axis],
+                output.origin[axis],
+                output.stride,
+                output.maps.shape[2 - axis],
             )
             for axis in (0, 1)
         )
-        total += rows @ answer.maps @ columns.T
-    maps = gradcam.normalized(torch.from_numpy(total)).numpy()
-    return replace(finest, margins=np.mean([answer.margins for answer in answers], axis=0), maps=maps)
+        total += rows @ output.maps @ columns.T
+    maps = normalized(torch.from_numpy(total)).numpy()
+    return replace(finest, margins=np.mean([output.margins for output in outputs], axis=0), maps=maps)

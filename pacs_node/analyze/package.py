@@ -1,7 +1,4 @@
-"""Model packages: a folder with weights and `model.toml`, which says how to run them and what they look for.
-
-Weights are safetensors or ONNX, which hold numbers and no code; nothing is ever unpickled.
-"""
+"""Model packages: a folder with `model.toml` and weights (safetensors or ONNX, never pickled code)."""
 
 from __future__ import annotations
 
@@ -15,19 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydicom.sr.coding import Code
 from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
-from torch import nn
 
 from pacs_node import toml
-from pacs_node.analyze.architectures import ARCHITECTURES
-from pacs_node.analyze.onnx import OCCLUSION, OnnxNetwork
-from pacs_node.analyze.scope import Guard, Scope
+from pacs_node.analyze.architectures import ARCHITECTURES, HeatMapGrid
+from pacs_node.analyze.networks import OCCLUSION, ExplainedNetwork, OnnxNetwork, TorchNetwork
+from pacs_node.analyze.scope import Scope, ScopeGuard, checked_bytes
 from pacs_node.errors import ModelError
 from pacs_node.records import ModelIdentity
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "model.toml"
 ONNX = "onnx"
-"""The architecture of weights that bring their own network."""
+"""The architecture of weights that contain their network."""
 
 Text = Annotated[str, Field(min_length=1)]
 ShortString = Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]{1,16}$")]
@@ -39,14 +35,14 @@ class _Table(BaseModel):
 
 
 class Input(_Table):
-    """How an image becomes the network's input; see `pixels.letterbox`."""
+    """The conversion of an image to the network's input; see `pixels.letterbox`."""
 
     size: int = Field(ge=64, le=2048)
     stretch: tuple[float, float]
     mirror: bool = False
-    """Each image is also shown mirrored, and the two answers are averaged."""
+    """Average the answers to the image and to its mirror image."""
     mean: tuple[float, ...] = ()
-    """With `std`, for ONNX: the gray image as that many channels, each (x - mean) / std; without, one."""
+    """With `std`, for ONNX: one channel for each value, (x - mean) / std; without, one channel."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
     @model_validator(mode="after")
@@ -65,19 +61,8 @@ class Calibration(_Table):
     intercept: float
 
 
-class HeatMapGrid(_Table):
-    """Where the heat map is read; see `architectures.Architecture`.
-
-    For ONNX, `layer` names an output of the network, or is "occlusion"; see `onnx.OnnxNetwork`.
-    """
-
-    layer: Text
-    stride: float = Field(gt=0)
-    origin: float
-
-
 class Concept(_Table):
-    """What is looked for, as a code and in the words that people read first."""
+    """The finding: its code, and the phrases of reports and pages."""
 
     value: ShortString
     scheme: ShortString
@@ -88,14 +73,14 @@ class Concept(_Table):
 
 
 class Provenance(_Table):
-    """What the weights were made from."""
+    """Data and weights that the model was made from."""
 
     data: Text
     data_license: Text
     citation: Text
     pretrained: Text
     limits: tuple[Text, ...] = ()
-    """What is known not to hold; shown on the card."""
+    """Known limits; shown on the card."""
 
 
 class Member(_Table):
@@ -106,28 +91,28 @@ class Member(_Table):
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     heat_map: HeatMapGrid
     size: int | None = Field(None, ge=64, le=2048)
-    """Of its own input, where that is another than the package's; then the heat map is made without it."""
+    """Side of its input if it differs from the package's; such a network takes no part in the heat map."""
 
 
 class Manifest(Member):
-    """`model.toml`: the first network, what the package is, and further networks where it is an ensemble."""
+    """`model.toml`: the first network, the package, and the other networks of an ensemble."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")
     name: str = Field(min_length=1, max_length=64)
     version: str = Field(min_length=1, max_length=16)
     labels: tuple[Text, Text]
-    """What the two logits stand for: the negative label, then the positive."""
+    """The negative label, then the positive one, in the order of the logits."""
     threshold: float = Field(gt=0, lt=1)
     body_parts: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")], ...] = ()
-    """What it may be asked about, as BodyPartExamined (PS3.16 Annex L); empty: everything."""
+    """BodyPartExamined (PS3.16 Annex L) of the images that it accepts; empty: all."""
     input: Input
     calibration: Calibration
     finding: Concept
     provenance: Provenance
     members: tuple[Member, ...] = ()
-    """The other networks; the package's margin is the mean of all networks' margins."""
+    """The other networks; the margin of the package is the mean of all margins."""
     scope: Scope | None = None
-    """Without it, every image is taken for one that the model knows."""
+    """Without a scope, no image is refused."""
 
     @property
     def networks(self) -> tuple[Member, ...]:
@@ -137,66 +122,53 @@ class Manifest(Member):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Package:
-    """A model package that was checked and loaded."""
+    """A checked and loaded model package."""
 
     manifest: Manifest
     identity: ModelIdentity
-    networks: tuple[nn.Module | OnnxNetwork, ...]
-    """On the CPU, for inference, in the order of `manifest.networks`."""
-    guard: Guard | None
-    """None where `manifest.scope` is."""
+    networks: tuple[ExplainedNetwork, ...]
+    """On the CPU, in the order of `manifest.networks`."""
+    guard: ScopeGuard | None
 
 
 def load(folder: Path) -> Package:
     """Check and load a model package.
 
-    Raises ModelError where a file is missing, `model.toml` has an unknown key or a bad value, the weights are
-    not those that it names (sha256), or they do not fit the architecture; so too for the scope's file.
+    Raises ModelError for a missing file, an unknown key or bad value in `model.toml`, weights or a scope of
+    another sha256, or weights that do not fit the architecture.
     """
-    manifest = read_manifest(folder)
+    manifest, path = read_manifest(folder), folder / MANIFEST
     networks = tuple(
         _network(folder / member.weights, member, manifest.input) for member in manifest.networks
     )
-    guard = None
-    if manifest.scope:
-        guard = Guard(folder, manifest.scope, _watched(folder / MANIFEST, networks, manifest.scope))
+    scope, guard = manifest.scope, None
+    if scope:
+        if scope.network >= len(networks):
+            raise ModelError(f"{path}: scope.network: the last of {len(networks)} is {len(networks) - 1}")
+        watched = networks[scope.network]
+        if not isinstance(watched, TorchNetwork):
+            raise ModelError(f"{path}: scope.network: a network in {ONNX} cannot be watched")
+        if scope.layer not in dict(watched.module.named_modules()):
+            raise ModelError(f"{path}: scope.layer: this network has no layer {scope.layer!r}")
+        guard = ScopeGuard(folder, scope, watched.module)
     return Package(manifest=manifest, identity=identity(manifest), networks=networks, guard=guard)
 
 
-def _network(path: Path, member: Member, shown: Input) -> nn.Module | OnnxNetwork:
-    """One network from the very bytes whose sha256 was checked."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; {MANIFEST} names it as weights") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != member.weights_sha256:
-        raise ModelError(
-            f"{path}: sha256 is {found}, but {MANIFEST} names {member.weights_sha256}: one was changed"
-        )
+def _network(path: Path, member: Member, shown: Input) -> ExplainedNetwork:
+    """A network from the very bytes whose sha256 was checked."""
+    data = checked_bytes(path, member.weights_sha256, f"{MANIFEST} names")
     if member.architecture == ONNX:
-        return OnnxNetwork(str(path), data, member, len(shown.mean) or 1, member.size or shown.size)
-    network = ARCHITECTURES[member.architecture].build()
+        return OnnxNetwork(str(path), data, member.heat_map, len(shown.mean) or 1, member.size or shown.size)
+    module = ARCHITECTURES[member.architecture].build()
     try:
-        network.load_state_dict(load_weights(data))
+        module.load_state_dict(load_weights(data))
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"{path}: does not fit {member.architecture}: {error}") from error
-    return network.requires_grad_(False).eval()
-
-
-def _watched(path: Path, networks: tuple[nn.Module | OnnxNetwork, ...], scope: Scope) -> nn.Module:
-    if scope.network >= len(networks):
-        raise ModelError(f"{path}: scope.network: the last of {len(networks)} is {len(networks) - 1}")
-    network = networks[scope.network]
-    if isinstance(network, OnnxNetwork):
-        raise ModelError(f"{path}: scope.network: a network in {ONNX} cannot be watched")
-    if scope.layer not in dict(network.named_modules()):
-        raise ModelError(f"{path}: scope.layer: this network has no layer {scope.layer!r}")
-    return network
+    return TorchNetwork(module, member.heat_map.layer)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """`model.toml` of a package, checked against the architectures that it names. Raises ModelError."""
+    """Read `model.toml` and check it against the architectures that it names. Raises ModelError."""
     path = folder / MANIFEST
     tables = toml.read(path, ModelError, f"a model package has {MANIFEST} and weights")
     manifest = toml.validated(Manifest, tables, path, ModelError)
@@ -211,12 +183,11 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path}: architecture: {member.architecture!r} is unknown; known: "
                 f"{', '.join([*ARCHITECTURES, ONNX])}"
             )
-        grid = member.heat_map
-        known = architecture.layer, architecture.stride, architecture.origin
-        if (grid.layer, grid.stride, grid.origin) != known:
+        grid = architecture.grid
+        if member.heat_map != grid:
             raise ModelError(
                 f"{path}: heat_map: layer, stride and origin of {member.architecture} are "
-                f"{known[0]!r}, {known[1]:g} and {known[2]:g}"
+                f"{grid.layer!r}, {grid.stride:g} and {grid.origin:g}"
             )
         if manifest.input.mean:
             raise ModelError(f"{path}: input.mean: is for {ONNX}; {member.architecture} takes 0..1")
@@ -224,24 +195,29 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def as_toml(manifest: Manifest) -> str:
-    """`model.toml` of a manifest, without the keys that have their defaults."""
+    """The text of `model.toml`, without the keys that have their defaults."""
     return toml.dump(manifest.model_dump(mode="json", exclude_defaults=True))
 
 
 def identity(manifest: Manifest) -> ModelIdentity:
-    """What reports need of a package.
-
-    `sha256` covers the weights and all of `model.toml` that changes an answer.
-    """
-    # A key that is left as it was before there was such a key must not make it another model.
-    told = {"id", "name", "version", "provenance", "weights"}
+    """The model as reports name it; `sha256` covers the weights and every key that changes an answer."""
+    descriptive = {"id", "name", "version", "provenance", "weights"}
     answers = manifest.model_dump(
         mode="json",
-        exclude={**dict.fromkeys(told, True), "members": {"__all__": {"weights"}}, "scope": {"file"}},
+        exclude={**dict.fromkeys(descriptive, True), "members": {"__all__": {"weights"}}, "scope": {"file"}},
+        # A key that is newer than a package and unused in it must not make it another model.
         exclude_defaults=True,
     )
     finding = manifest.finding
-    explanations = {_explanation(member) for member in manifest.networks if member.size is None}
+    explanations = {
+        "Grad-CAM"
+        if member.architecture != ONNX
+        else "occlusion sensitivity"
+        if member.heat_map.layer == OCCLUSION
+        else "the network's own map"
+        for member in manifest.networks
+        if member.size is None
+    }
     return ModelIdentity(
         id=manifest.id,
         name=manifest.name,
@@ -255,9 +231,3 @@ def identity(manifest: Manifest) -> ModelIdentity:
         explanation=explanations.pop() if len(explanations) == 1 else "several methods",
         body_parts=manifest.body_parts,
     )
-
-
-def _explanation(member: Member) -> str:
-    if member.architecture != ONNX:
-        return "Grad-CAM"
-    return "occlusion sensitivity" if member.heat_map.layer == OCCLUSION else "the network's own map"

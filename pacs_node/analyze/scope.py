@@ -1,8 +1,7 @@
-"""Whether an image is of a kind that the model knows.
+"""The scope guard: how unlike the training images an image is.
 
-The channel means of a layer of middle depth tell what kind of picture the network sees. An image is in scope
-when they lie near those of the training images: by their Mahalanobis distance (Lee et al. 2018, arXiv
-1807.03888, section 2.1), all images as one class, in their principal directions alone.
+The measure is the Mahalanobis distance of the channel means of a layer of middle depth (Lee et al. 2018,
+arXiv 1807.03888, section 2.1), with all images as one class and in their principal directions alone.
 """
 
 from __future__ import annotations
@@ -24,47 +23,50 @@ FILE = "scope.safetensors"
 
 
 class Scope(BaseModel):
-    """`[scope]` of `model.toml`: where the guard looks, and how far away is too far."""
+    """`[scope]` of `model.toml`: the layer that is watched, and the limit of the distance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: int = Field(0, ge=0)
-    """Which of the package's networks is watched; 0 is the first."""
+    """Index of the watched network."""
     layer: Annotated[str, Field(min_length=1)]
-    """Whose channel means are compared."""
     file: str = Field(FILE, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Safetensors: `mean` (channels,) and `whitening` (channels, directions) of the training images."""
     file_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     limit: float = Field(gt=0)
-    """Distance from which on an image is out of scope."""
+    """Images at a greater distance are out of scope."""
 
 
-class Guard:
-    """What the training images were like, and the network that looks."""
+def checked_bytes(path: Path, sha256: str, named_by: str) -> bytes:
+    """The content of a file of a package. Raises ModelError if it is missing or its sha256 is another."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; {named_by} it") from None
+    if (actual := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ModelError(f"{path}: sha256 is {actual}, but {named_by} {sha256}; one of the two was changed")
+    return data
+
+
+class ScopeGuard:
+    """The statistics of the training images, and the network whose features are compared with them."""
 
     def __init__(self, folder: Path, scope: Scope, network: nn.Module) -> None:
-        """Load it from the very bytes whose sha256 was checked; raises ModelError."""
+        """Load the statistics. Raises ModelError if the file is not the one that `scope` names."""
         path = folder / scope.file
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise ModelError(f"{path}: no such file; [scope] names it") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != scope.file_sha256:
-            raise ModelError(f"{path}: sha256 is {found}, but [scope] names {scope.file_sha256}")
-        try:
-            tensors = load_tensors(data)
+            tensors = load_tensors(checked_bytes(path, scope.file_sha256, "[scope] names"))
             self._mean, self._whitening = tensors["mean"].float(), tensors["whitening"].float()
         except (SafetensorError, KeyError) as error:
             raise ModelError(f"{path}: it must hold the tensors mean and whitening: {error}") from error
         self._network, self._scope = network, scope
 
     def watch(self) -> AbstractContextManager[list[Tensor]]:
-        """See `watched`."""
+        """Collect the features of the forward passes within the block."""
         return watched(self._network, self._scope.layer)
 
     def scores(self, features: Tensor) -> list[float]:
-        """Distances of features (N, channels) in units of the limit: above 1 is out of scope."""
+        """Distances of features (N, channels) in units of the limit; above 1 is out of scope."""
         distances = linalg.vector_norm((features.cpu() - self._mean) @ self._whitening, dim=1)
         return [round(distance / self._scope.limit, 4) for distance in distances.tolist()]
 

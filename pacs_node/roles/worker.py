@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 def run(
-    settings: Settings, stop: threading.Event, classifier: Callable[[Settings], pipeline.Classifier]
+    settings: Settings, stop: threading.Event, classifier: Callable[[Settings], pipeline.Predictor]
 ) -> None:
     """The role that analyzes images and reports studies."""
     node = Node.open(settings)
@@ -56,13 +56,13 @@ def run(
             stop.wait(lifecycle.POLL_SECONDS)
 
 
-def served_classifier(settings: Settings) -> pipeline.Classifier:
+def served_classifier(settings: Settings) -> pipeline.Predictor:
     """The classifier of the model package in the settings."""
     from pacs_node.analyze import package
-    from pacs_node.analyze.classifier import Classifier as Network
+    from pacs_node.analyze.classifier import Classifier
 
     model = settings.model
-    return Network(package.load(model.path), model.device, model.threshold, model.batch, model.scope_limit)
+    return Classifier(package.load(model.path), model.device, model.threshold, model.batch, model.scope_limit)
 
 
 class Leases(Protocol):
@@ -79,7 +79,7 @@ class Worker:
     def __init__(
         self,
         node: Node,
-        classifier: pipeline.Classifier,
+        classifier: pipeline.Predictor,
         leases: Leases,
     ) -> None:
         self._node = node

@@ -19,7 +19,6 @@ from pacs_node.analyze.package import (
     WEIGHTS,
     Calibration,
     Concept,
-    HeatMapGrid,
     Input,
     Manifest,
     Member,
@@ -96,9 +95,7 @@ def _member(run: Path, weights: Path, shown: Input) -> Member:
         architecture=trained.network.architecture,
         weights=weights.name,
         weights_sha256=hashlib.sha256(best.read_bytes()).hexdigest(),
-        heat_map=HeatMapGrid(
-            layer=architecture.layer, stride=architecture.stride, origin=architecture.origin
-        ),
+        heat_map=architecture.grid,
         size=None if trained.input.size == shown.size else trained.input.size,
     )
 

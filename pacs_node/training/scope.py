@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import nn
 
 from pacs_node.analyze import pixels
 from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.networks import TorchNetwork
 from pacs_node.analyze.package import MANIFEST, Manifest, as_toml, load
 from pacs_node.analyze.scope import FILE, Scope, watched
 from pacs_node.errors import InputError, ModelError
@@ -36,7 +36,7 @@ def fit(folder: Path, samples: Sequence[Sample]) -> Manifest:
     package = load(folder)
     manifest, place = package.manifest, len(package.networks) - 1
     network, member = package.networks[place], manifest.networks[place]
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, TorchNetwork):
         raise ModelError(f"{folder}: a network in ONNX cannot be watched")
     layer, size = ARCHITECTURES[member.architecture].middle, member.size or manifest.input.size
 
@@ -44,10 +44,10 @@ def fit(folder: Path, samples: Sequence[Sample]) -> Manifest:
         chosen = [sample for sample in samples if sample.split == split]
         if len(chosen) < 2:
             raise InputError(f"{folder}: a guard needs images of the split {split}, not {len(chosen)}")
-        with torch.inference_mode(), watched(network, layer) as found:
+        with torch.inference_mode(), watched(network.module, layer) as found:
             for sample in chosen:
                 image, _ = pixels.letterbox(dataset.display(sample.path), size, manifest.input.stretch)
-                network(torch.from_numpy(image)[None, None])
+                network.module(torch.from_numpy(image)[None, None])
         return torch.cat(found).double().numpy()
 
     known, held_out = features("train"), features("val")

@@ -46,7 +46,7 @@ def test_a_cells_centre_is_the_centre_of_its_receptive_field(name: str, size: in
     architecture = ARCHITECTURES[name]
     network = evened(architecture.build())
     features: list[torch.Tensor] = []
-    network.get_submodule(architecture.layer).register_forward_hook(
+    network.get_submodule(architecture.grid.layer).register_forward_hook(
         lambda _module, _inputs, output: features.append(output)
     )
     image = torch.ones(1, 1, size, size, requires_grad=True)
@@ -56,7 +56,9 @@ def test_a_cells_centre_is_the_centre_of_its_receptive_field(name: str, size: in
     for axis, cell in ((0, column), (1, row)):
         field = gradient[0, 0].sum(axis)
         centre = float((field * (torch.arange(size) + 0.5)).sum() / field.sum())
-        assert centre == pytest.approx(architecture.origin + cell * architecture.stride, abs=tolerance)
+        assert centre == pytest.approx(
+            architecture.grid.origin + cell * architecture.grid.stride, abs=tolerance
+        )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pacs_node.analyze import gradcam
 from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.networks import grad_cam
 
 captum = pytest.importorskip("captum.attr")
 
@@ -33,7 +33,7 @@ def test_maps_are_captums(build: object, layer: str) -> None:
     assert callable(build)
     network: nn.Module = build().eval()
     inputs = torch.rand(3, 1, 128, 128)
-    logits, maps = gradcam.explain(network, layer, inputs)
+    logits, maps = grad_cam(network, layer, inputs)
     oracle = captum.LayerGradCam(network, network.get_submodule(layer))
     expected = oracle.attribute(inputs, target=1, relu_attributions=True).detach()[:, 0]
     peaks = expected.amax(dim=(1, 2), keepdim=True)
@@ -49,14 +49,14 @@ def test_nothing_that_speaks_for_a_fracture_is_an_empty_map() -> None:
     with torch.no_grad():
         first.weight.fill_(1)
         last.weight.fill_(-1)
-    _, maps = gradcam.explain(network, "1", torch.rand(1, 1, 8, 8))
+    _, maps = grad_cam(network, "1", torch.rand(1, 1, 8, 8))
     assert not maps.any()
 
 
 def test_works_without_gradients_and_leaves_no_trace() -> None:
     network = deep_head(inplace=True).eval().requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
-        _, maps = gradcam.explain(network, "2", torch.rand(1, 1, 64, 64))
+        _, maps = grad_cam(network, "2", torch.rand(1, 1, 64, 64))
     assert maps.max() == 1
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not network.get_submodule("2")._forward_hooks

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from pacs_node.analyze import package
-from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.architectures import ARCHITECTURES, HeatMapGrid
+from pacs_node.analyze.networks import TorchNetwork
 from pacs_node.errors import ModelError
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "models").glob("*/model.toml"))
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
         weights_sha256=hashlib.sha256((tmp_path / package.WEIGHTS).read_bytes()).hexdigest(),
         input=package.Input(size=128, stretch=(1, 99)),
         calibration=package.Calibration(slope=1.5, intercept=-1e-06),
-        heat_map=package.HeatMapGrid(layer="features.12", stride=16, origin=17.5),
+        heat_map=HeatMapGrid(layer="features.12", stride=16, origin=17.5),
         finding=package.Concept(
             value="36118008",
             scheme="SCT",
@@ -64,9 +64,9 @@ def test_a_written_package_is_read_back(folder: Path) -> None:
     assert loaded.identity.threshold == 0.25
     assert loaded.identity.finding.meaning == "Pneumothorax"
     (network,) = loaded.networks
-    assert isinstance(network, nn.Module)
-    assert not network.training
-    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert isinstance(network, TorchNetwork)
+    assert not network.module.training
+    assert not any(parameter.requires_grad for parameter in network.module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from pacs_node.analyze import package
-from pacs_node.analyze.architectures import ARCHITECTURES
+from pacs_node.analyze.architectures import ARCHITECTURES, HeatMapGrid
 from pacs_node.analyze.package import MANIFEST, WEIGHTS
 
 FINDING = package.Concept(
@@ -64,7 +64,7 @@ def entry(path: Path, cell: int, layer: str = "evidence") -> package.Member:
         architecture=package.ONNX,
         weights=path.name,
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        heat_map=package.HeatMapGrid(layer=layer, stride=cell, origin=cell / 2),
+        heat_map=HeatMapGrid(layer=layer, stride=cell, origin=cell / 2),
     )
 
 
@@ -117,9 +117,9 @@ slope = 0.01
 intercept = {1.5 if positive else -1.5}
 
 [heat_map]
-layer = "{architecture.layer}"
-stride = {architecture.stride}
-origin = {architecture.origin}
+layer = "{architecture.grid.layer}"
+stride = {architecture.grid.stride}
+origin = {architecture.grid.origin}
 
 [finding]
 value = "125605004"
