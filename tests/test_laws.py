@@ -74,6 +74,13 @@ def test_imports_follow_the_flow_of_the_data(path: Path) -> None:
             assert there in FRONT, f"{here} travels everywhere and must not import {there}"
 
 
+def test_training_knows_no_finding() -> None:
+    """Labels, finding and phrases come from the recipe."""
+    named = [path for path in (PACKAGE / "training").iterdir() if path.suffix in (".py", ".html")]
+    assert len(named) > 10
+    assert not [path.name for path in named if "racture" in path.read_text(encoding="utf-8")]
+
+
 def test_rooms_have_no_vague_names() -> None:
     vague = {"utils", "helpers", "common", "manager", "misc"}
     assert not vague & {part for path in FILES for part in (*path.parts, path.stem)}

@@ -72,6 +72,18 @@ class Concept(_Table):
     caveat: Text
 
 
+DEFAULT_LABELS = "not fractured", "fractured"
+DEFAULT_FINDING = Concept(
+    value="125605004",
+    scheme="SCT",
+    meaning="Fracture of bone",
+    positive="Fracture suspected",
+    negative="no fracture suspected",
+    caveat="This does not exclude a fracture.",
+)
+"""With `DEFAULT_LABELS`, the finding of a training recipe that states none."""
+
+
 class Provenance(_Table):
     """Data and weights that the model was made from."""
 

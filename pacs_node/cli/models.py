@@ -52,16 +52,16 @@ def train(
         raise typer.BadParameter("--out is needed, except with --check")
     from pacs_node.analyze import package
     from pacs_node.analyze.classifier import Classifier
-    from pacs_node.training import card, dataset, doctor, evaluate, publish
+    from pacs_node.training import data_doctor, dataset, evaluate, model_card, publish
     from pacs_node.training import recipe as recipes
     from pacs_node.training.train import train as run_training
 
     terminal = console(stderr=as_json)
     out = out or Path()
     chosen = recipes.load(recipe)
-    samples = dataset.load(data, labels=labels, positive=positive)
+    samples = dataset.load(data, labels=labels, positive=positive, names=chosen.labels)
     if check or not publish_only:
-        report = doctor.examine(samples, terminal)
+        report = data_doctor.examine(samples, terminal)
         report.show(terminal)
         if as_json:
             emit(report.as_dict(), as_json)
@@ -84,7 +84,7 @@ def train(
         )
         for split in ("val", "test")
     ]
-    card.write(out, manifest, evaluations)
+    model_card.write(out, manifest, evaluations)
     for evaluation in evaluations:
         terminal.print(f"{evaluation.metrics.name}: AUC {evaluation.metrics.auc}")
     terminal.print(f"wrote {out}")
@@ -110,14 +110,13 @@ def evaluate(
         raise typer.BadParameter("nothing to do without --data or --card")
     from pacs_node.analyze import package
     from pacs_node.analyze.classifier import Classifier
-    from pacs_node.training import card as cards
-    from pacs_node.training import dataset, metrics, page
+    from pacs_node.training import dataset, model_card, model_metrics, page
     from pacs_node.training.evaluate import evaluate as measure
     from pacs_node.training.evaluate import examples
 
     loaded = package.load(model)
     if not data:
-        cards.renew(model, loaded.manifest)
+        model_card.renew(model, loaded.manifest)
         return
     classifier = Classifier(loaded)
     pairs = [(folder, part) for folder in data for part in split or ["test"]]
@@ -128,20 +127,20 @@ def evaluate(
         raise typer.BadParameter(f"two data sets have the same name: {', '.join(sets)}")
     evaluations = []
     for name, (folder, part) in sets.items():
-        samples = dataset.load(folder, None if part == "all" else part, labels)
+        samples = dataset.load(folder, None if part == "all" else part, labels, names=loaded.manifest.labels)
         evaluations.append(measure(classifier, samples, name, console(stderr=True), robustness))
     measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
     if out:
         shown = [examples(classifier, evaluation) for evaluation in evaluations]
         page.write(out, classifier.identity, evaluations, shown)
     if card:
-        cards.write(model, loaded.manifest, evaluations)
+        model_card.write(model, loaded.manifest, evaluations)
     if as_json:
-        typer.echo(metrics.to_json(measured), nl=False)
+        typer.echo(model_metrics.to_json(measured), nl=False)
         return
     rows = [
         {"": name, **dict(zip(measured, cells, strict=True))}
-        for name, cells in metrics.summary(measured).items()
+        for name, cells in model_metrics.summary(measured).items()
     ]
     emit(None, False, Table(rows, ("", *measured), ""))
 

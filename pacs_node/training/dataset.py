@@ -1,7 +1,7 @@
-"""Data sets: images with labels, splits and groups, whatever way they lie on the disk.
+"""Data sets: images with labels, splits and groups, their pixels read as those of served images.
 
-A table (`manifest.csv`, or `labels.csv` beside DICOM files) or a folder for each class, with or without
-splits. All give the same `Sample`s, and their pixels come through the chain that serves.
+A data set is a table (`manifest.csv`, or `labels.csv` beside DICOM files) or a folder for each class, with or
+without splits.
 """
 
 from __future__ import annotations
@@ -23,19 +23,15 @@ from pydicom.misc import is_dicom
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pacs_node.analyze import decode, pixels
+from pacs_node.analyze.package import DEFAULT_LABELS
 from pacs_node.dicom.reading import parsing
 from pacs_node.errors import InputError
 from pacs_node.training import duplicates
 
 SPLITS = ("train", "val", "test")
 TWENTIETHS = 20
-POSITIVE = {"1", "fractured", "fracture"}
-NEGATIVE = {"0", "not fractured", "non fractured", "no fracture", "normal"}
-"""Labels that are understood: in small letters, with spaces for - and _."""
 REFERENCES = ("image", "file", "sop_instance_uid")
-"""Columns that say which image a row is about: a file in images/, a file in the folder, a DICOM object."""
-KNOWN = {*REFERENCES, "label", "fractured", "fracture_count", "split", "group"}
-"""Columns that are no traits; fracture_count is the label once more."""
+"""Columns that name the image of a row: a file in images/, a file in the folder, a DICOM object."""
 TRAITS = ("Manufacturer", "StationName", "Modality", "BodyPartExamined", "ViewPosition")
 """Attributes that become traits of a DICOM file."""
 SUFFIXES = {".dcm", ".jpeg", ".jpg", ".png"}
@@ -43,12 +39,12 @@ SUFFIXES = {".dcm", ".jpeg", ".jpg", ".png"}
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What was looked for, marked in an image, in source pixels."""
+    """A marked finding, in source pixels."""
 
     box: tuple[float, float, float, float]
     """Left, top, width, height."""
     polygon: tuple[tuple[float, float], ...]
-    """Its outline, (x, y); the corners of the box where only that was marked."""
+    """The outline, (x, y); the corners of the box if only the box was marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +56,11 @@ class Sample:
     """train, val or test."""
     positive: bool
     group: str
-    """Images of one group (one patient, or near-duplicates) belong into one split."""
+    """Images of one group (one patient, or near-duplicates) belong in one split."""
     marks: tuple[Mark, ...] = ()
-    """Empty where nothing was marked, also in a positive image."""
+    """May be empty in a positive image too."""
     traits: Mapping[str, str] = field(default_factory=dict)
-    """What else the table says of it, by column; for subgroups, and to look for shortcuts."""
+    """The table's other columns; they define subgroups, and may be shortcuts to the label."""
 
 
 def load(
@@ -73,18 +69,20 @@ def load(
     labels: Path | None = None,
     positive: str | None = None,
     seed: int = 0,
+    names: tuple[str, str] = DEFAULT_LABELS,
 ) -> list[Sample]:
     """The samples of a data set, or of one of its splits, in the order of its table or of its paths.
 
-    `labels` is the table of a folder without `manifest.csv` and `labels.csv`; `positive` the class that is
-    looked for, where its name does not tell; `seed` draws the splits of a data set that has none, by group.
-    Raises InputError for a data set of no such kind, or a table's row (named by its line) that is wrong.
+    `labels` is the table of a folder without `manifest.csv` and `labels.csv`; `names` are the model's labels,
+    negative and positive; `positive` is the positive class if it has another name; `seed` draws the splits of
+    a data set without splits, by group. Raises InputError for an unknown layout or a wrong row of the table.
     """
+    classes = Classes(names, positive)
     tables = [labels] if labels else [folder / "manifest.csv", folder / "labels.csv"]
     table = next((path for path in tables if path.is_file()), None)
     if labels and table is None:
         raise InputError(f"{labels}: no such file; it must be a CSV with a column {' or '.join(REFERENCES)}")
-    samples = _tabled(folder, table, positive) if table else _by_folder(folder, positive)
+    samples = _from_table(folder, table, classes) if table else _from_folders(folder, classes)
     if not samples:
         raise InputError(f"{table or folder}: no images")
     undivided = [sample for sample in samples if not sample.split]
@@ -96,16 +94,16 @@ def load(
 
 
 def divide(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
-    """The same samples with splits of 70, 15 and 15 %, alike in labels, drawn by whole groups.
+    """The same samples with splits of 70, 15 and 15 %, stratified by label and drawn by group.
 
-    Groups that have the same image, or near-duplicates of it, become one. Raises InputError for fewer than
-    20 groups or 20 images of a label.
+    Groups that share an image or near-duplicates of one become one group. Raises InputError for fewer than 20
+    groups or fewer than 20 images of a label.
     """
     discs = []
     for sample in samples:
         try:
             discs.append(duplicates.disc(display(sample.path)))
-        except InputError:  # for the doctor to tell; a blank disc is like no other
+        except InputError:  # the data doctor reports it; a blank disc resembles no other
             discs.append(np.zeros((duplicates.SIDE, duplicates.SIDE), np.float32))
     first_of: dict[str, int] = {}
     of_group = [(first_of.setdefault(sample.group, index), index) for index, sample in enumerate(samples)]
@@ -125,7 +123,33 @@ def divide(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     return divided
 
 
-def _tabled(folder: Path, table: Path, positive: str | None) -> list[Sample]:
+class Classes:
+    """The meaning of labels and of the names of class folders."""
+
+    def __init__(self, names: tuple[str, str], positive: str | None) -> None:
+        """`names` are the negative and the positive label; `positive` replaces both."""
+        self.names, self._stated = names, positive
+        stem = names[1].removesuffix("d")
+        self._positive = {"1", names[1], stem}
+        self._negative = {"0", "normal", names[0]}
+        self._negative |= {f"{no} {name}" for no in ("no", "not", "non") for name in (names[1], stem)}
+        self.known_columns = {*REFERENCES, "label", "split", "group", names[1], f"{stem}_count"}
+        """Columns that are not traits: the count of marks is the label again."""
+
+    def is_positive(self, label: str, where: str) -> bool:
+        """Whether a label is the positive one. Raises InputError if that is unclear."""
+        if self._stated is not None:
+            return label == self._stated
+        plain = " ".join(label.lower().replace("_", " ").replace("-", " ").split())
+        if plain not in self._positive | self._negative:
+            raise InputError(
+                f"{where}: unclear whether {label!r} is positive; name the positive class, or use the labels "
+                f"{self.names[1]} and {self.names[0]}, or 1 and 0"
+            )
+        return plain in self._positive
+
+
+def _from_table(folder: Path, table: Path, classes: Classes) -> list[Sample]:
     """The samples of a table with the columns `image`, `file` or `sop_instance_uid`, and `label`."""
     regions = folder / "regions.json"
     marks = json.loads(regions.read_text(encoding="utf-8")) if regions.is_file() else {}
@@ -135,7 +159,7 @@ def _tabled(folder: Path, table: Path, positive: str | None) -> list[Sample]:
         for row in (reader := csv.DictReader(file)):
             where = f"{table}:{reader.line_num}"
             reference = next((name for name in REFERENCES if row.get(name)), None)
-            label = row.get("label") or row.get("fractured")
+            label = row.get("label") or row.get(classes.names[1])
             if reference is None or not label:
                 raise InputError(f"{where}: no value for {'label' if reference else ' or '.join(REFERENCES)}")
             if row.get("split") and row["split"] not in SPLITS:
@@ -150,9 +174,9 @@ def _tabled(folder: Path, table: Path, positive: str | None) -> list[Sample]:
             if not path.is_file():
                 raise InputError(f"{where}: {reference} {row[reference]} is not in {folder}")
             if not row.get("group") and not is_dicom(path):
-                raise InputError(f"{where}: no value for group; only of a DICOM file is the patient known")
-            sample = _sample(path, folder, row.get("split") or "", _is_positive(label, positive, where))
-            stated = {key: value for key, value in row.items() if key and key not in KNOWN}
+                raise InputError(f"{where}: no value for group; only DICOM files name their patient")
+            sample = _sample(path, folder, row.get("split") or "", classes.is_positive(label, where))
+            stated = {key: value for key, value in row.items() if key and key not in classes.known_columns}
             samples.append(
                 replace(
                     sample,
@@ -164,13 +188,13 @@ def _tabled(folder: Path, table: Path, positive: str | None) -> list[Sample]:
     return samples
 
 
-def _by_folder(folder: Path, positive: str | None) -> list[Sample]:
+def _from_folders(folder: Path, classes: Classes) -> list[Sample]:
     """The samples of DIR/SPLIT/CLASS/... or DIR/CLASS/..."""
     splits = [split for split in SPLITS if (folder / split).is_dir()]
     samples = []
     for split in splits or [""]:
         for of_class in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
-            is_positive = _is_positive(of_class.name, positive, str(of_class))
+            is_positive = classes.is_positive(of_class.name, str(of_class))
             samples += [_sample(path, folder, split, is_positive) for path in _images(of_class)]
     if not samples:
         raise InputError(
@@ -181,26 +205,13 @@ def _by_folder(folder: Path, positive: str | None) -> list[Sample]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The files under a folder that are images by their name, or DICOM whatever their name."""
+    """The files under a folder that have the suffix of an image or are DICOM."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return [path for path in files if path.suffix.lower() in SUFFIXES or is_dicom(path)]
 
 
-def _is_positive(label: str, positive: str | None, where: str) -> bool:
-    """What a label or the name of a class means. Raises InputError where nobody says so."""
-    if positive is not None:
-        return label == positive
-    plain = " ".join(label.lower().replace("_", " ").replace("-", " ").split())
-    if plain not in POSITIVE | NEGATIVE:
-        raise InputError(
-            f"{where}: nobody says whether {label!r} is positive; name the positive class, or call the two "
-            "fractured and not fractured, or 1 and 0"
-        )
-    return plain in POSITIVE
-
-
 def _sample(path: Path, folder: Path, split: str, positive: bool) -> Sample:
-    """A sample and what its file says of itself: of a DICOM file its patient, as a digest, and its traits."""
+    """A sample; of a DICOM file with a digest of the patient as its group, and with traits."""
     if not is_dicom(path):
         return Sample(path, split, positive, group=str(path.relative_to(folder)))
     header = _header(path)
@@ -211,16 +222,16 @@ def _sample(path: Path, folder: Path, split: str, positive: bool) -> Sample:
 
 
 def _header(path: Path) -> Dataset:
-    """What `_sample` needs of a DICOM file's header. Raises InputError."""
+    """The few elements of a DICOM header that are used here. Raises InputError."""
     with (
         parsing(lambda e: InputError(f"{path}: its DICOM header cannot be read ({type(e).__name__})")),
         warnings.catch_warnings(),
     ):
-        # pydicom warns of odd values and quotes them; they may be the patient's.
+        # Warnings of pydicom quote values, which may identify the patient.
         warnings.simplefilter("ignore")
         wanted = ["SOPInstanceUID", "PatientID", *TRAITS]
         header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
-        header.walk(lambda *_: None)  # a value is parsed, and may be wrong, when it is first looked at
+        header.walk(lambda *_: None)  # values are parsed, and may fail, at the first access
         return header
 
 
@@ -239,7 +250,7 @@ def _mark(mark: Mapping[str, Sequence[float]], regions: Path) -> Mark:
 
 
 def display(path: Path) -> NDArray[np.float32]:
-    """A DICOM file, JPEG or PNG through the chain that serves: (rows, columns), 0..1. Raises InputError."""
+    """The display image of a DICOM, JPEG or PNG file: (rows, columns), 0..1. Raises InputError."""
     if path.is_file() and is_dicom(path):
         try:
             return pixels.prepare(decode.read(path)).display

@@ -19,7 +19,7 @@ from pacs_node.report import sc
 from pacs_node.training import dataset, localization, measures
 from pacs_node.training.dataset import Sample
 from pacs_node.training.measures import Array, Groups, Truth
-from pacs_node.training.metrics import Disturbance, Localization, Metrics
+from pacs_node.training.model_metrics import Disturbance, Localization, ModelMetrics
 from pacs_node.training.robustness import DISTURBANCES
 
 BATCH = 8
@@ -31,7 +31,7 @@ MOST_VALUES = 12
 class Evaluation:
     """The figures of a set of images, and the answers behind them, in the order of the samples."""
 
-    metrics: Metrics
+    metrics: ModelMetrics
     samples: Sequence[Sample]
     labels: Truth
     probabilities: Array
@@ -82,7 +82,7 @@ def evaluate(
         groups,
     )
     return Evaluation(
-        metrics=Metrics(
+        metrics=ModelMetrics(
             name=name,
             model=identity.id,
             model_sha256=identity.sha256,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pacs_node.training.evaluate import Evaluation
-from pacs_node.training.metrics import Estimate
+from pacs_node.training.model_metrics import Estimate
 
 COLOURS = ("#1f5fa8", "#c4501b", "#3f8f4f", "#7d4fa3", "#8a6d1d", "#5b6770")
 

@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]
 def meet(heat_map: HeatMap, shape: tuple[int, ...], marks: Sequence[Mark]) -> dict[str, float]:
     """How well the map of an image of `shape` (rows, columns) meets its marks, all 0..1.
 
-    The names are those of `metrics.Localization`. A map that is 0 all over points nowhere.
+    The names are those of `model_metrics.Localization`. A map that is 0 all over points nowhere.
     """
     rows, columns = shape
     long_side = max(rows, columns)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pacs_node.training.metrics import (
+from pacs_node.training.model_metrics import (
     BINS,
     SENSITIVITY,
     SMALLEST,

@@ -11,7 +11,7 @@ import cv2
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pacs_node.records import ModelIdentity
-from pacs_node.training import figures, metrics
+from pacs_node.training import figures, model_metrics
 from pacs_node.training.evaluate import Evaluation, Example
 
 
@@ -27,7 +27,7 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
-    (folder / "metrics.json").write_text(metrics.to_json(measured), encoding="utf-8")
+    (folder / "metrics.json").write_text(model_metrics.to_json(measured), encoding="utf-8")
     with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["set", "image", "group", "positive", "probability"])
@@ -42,8 +42,8 @@ def write(
     page = environment.get_template("page.html").render(
         model=model,
         sets=list(measured.values()),
-        summary=metrics.summary(measured),
-        smallest=metrics.SMALLEST,
+        summary=model_metrics.summary(measured),
+        smallest=model_metrics.SMALLEST,
         figures={
             name: _inline("image/svg+xml", (folder / "figures" / f"{name}.svg").read_bytes())
             for name in drawn

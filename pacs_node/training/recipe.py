@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pacs_node import toml
 from pacs_node.analyze.architectures import ARCHITECTURES
-from pacs_node.analyze.package import Input, Provenance
+from pacs_node.analyze.package import DEFAULT_FINDING, DEFAULT_LABELS, Concept, Input, Provenance, Text
 from pacs_node.errors import ConfigError
 
 RECORD = "recipe.json"
@@ -113,6 +113,9 @@ class Recipe(_Table):
     name: str = "Unnamed"
     """The model's, as reports give it."""
     version: str = "1.0.0"
+    labels: tuple[Text, Text] = DEFAULT_LABELS
+    """The negative label, then the positive one, as the model and its data set name them."""
+    finding: Concept = DEFAULT_FINDING
     provenance: Provenance = UNSTATED
     """For the card."""
     input: Input = Input(size=256, stretch=(1.0, 99.0))

@@ -25,7 +25,7 @@ from pacs_node.dicom import phantom as shipped
 from pacs_node.errors import ModelError
 from pacs_node.filemode import analyze_files
 from pacs_node.records import Analysis, Instance, InstanceState
-from pacs_node.training import dataset, scope
+from pacs_node.training import dataset, publish
 from pacs_node.training.dataset import Sample
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "fracture-squeezenet-2"
@@ -253,7 +253,7 @@ def fitted(tmp_path: Path) -> Path:
         path = tmp_path / f"{seed}.png"
         cv2.imwrite(str(path), picture)
         samples.append(Sample(path, "train" if seed < 16 else "val", seed % 2 == 1, str(seed)))
-    manifest = scope.fit(folder, samples)
+    manifest = publish.fit_guard(folder, samples)
     assert manifest == package.read_manifest(folder)
     return folder
 
@@ -270,7 +270,7 @@ def test_whitened_features_are_uncorrelated_and_of_variance_one() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) * [1, 10, 100, 1, 1, 1] + 5
     weights = rng.random(500)
-    mean, whitening = scope.whitened(features, weights)
+    mean, whitening = publish.whitened(features, weights)
     told = (features - mean) @ whitening
     np.testing.assert_allclose(np.average(told, axis=0, weights=weights), 0, atol=1e-9)
     np.testing.assert_allclose(np.cov(told, rowvar=False, aweights=weights), np.eye(told.shape[1]), atol=0.01)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from pacs_node.analyze import package
 from pacs_node.cli import app
 from pacs_node.errors import InputError, ModelError
-from pacs_node.training import card, metrics
+from pacs_node.training import model_card, model_metrics
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_card_tells_what_was_measured(model: Path) -> None:
-    measured = metrics.read(model / "metrics.json")
+    measured = model_metrics.read(model / "metrics.json")
     text = (model / "CARD.md").read_text(encoding="utf-8")
     assert f"| AUC-ROC | {measured['val'].auc} | {measured['test'].auc} |" in text
     assert "| pointing game | not marked | not marked |" in text
     assert "Does not exclude a fracture." in text
-    assert card.ROLES["val"] in text
-    assert card.ROLES["train"] not in text
+    assert model_card.ROLES["val"] in text
+    assert model_card.ROLES["train"] not in text
     assert (model / "roc.png").stat().st_size > 5000
 
     (model / "CARD.md").unlink()
@@ -57,14 +57,14 @@ def test_figures_of_another_model_are_refused(model: Path) -> None:
     manifest = package.read_manifest(model)
     other = manifest.model_copy(update={"threshold": 0.25})
     with pytest.raises(ModelError, match="measured on another model"):
-        card.renew(model, other)
+        model_card.renew(model, other)
 
 
 def test_figures_that_are_missing_or_of_another_schema_are_named(model: Path) -> None:
     manifest = package.read_manifest(model)
     (model / "metrics.json").write_text('{"test": {"auc": 0.9}}')
     with pytest.raises(InputError, match=r"metrics\.json: test\..*evaluate` measures the model anew"):
-        card.renew(model, manifest)
+        model_card.renew(model, manifest)
     (model / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics\.json: no such file"):
-        card.renew(model, manifest)
+        model_card.renew(model, manifest)

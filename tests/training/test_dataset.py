@@ -60,7 +60,7 @@ def test_a_manifest(tmp_path: Path) -> None:
         (["a.png,train,1,"], r"manifest\.csv:2: no value for group"),
         (["a.png,train,1,1", ",train,0,1"], r"manifest\.csv:3: no value for image or file or sop"),
         (["a.png,train,,1"], r"manifest\.csv:2: no value for label"),
-        (["a.png,train,maybe,1"], r"manifest\.csv:2: nobody says whether 'maybe' is positive"),
+        (["a.png,train,maybe,1"], r"manifest\.csv:2: unclear whether 'maybe' is positive"),
         (["a.png,dev,1,1"], r"manifest\.csv:2: split is 'dev'; it must be one of train, val, test"),
         (["a.png,train,1,1", "gone.png,train,1,1"], r"manifest\.csv:3: image gone\.png is not in"),
         (["a.png,train,1,1", "a.png,,1,1"], "1 rows without a split"),
@@ -98,13 +98,24 @@ def test_a_class_that_nobody_knows_must_be_named(tmp_path: Path) -> None:
     for split in dataset.SPLITS:
         save(tmp_path / split / "effusion" / "1.png", picture(1))
         save(tmp_path / split / "dry" / "1.png", picture(2))
-    with pytest.raises(InputError, match="nobody says whether 'dry' is positive; name the positive class"):
+    with pytest.raises(InputError, match="unclear whether 'dry' is positive; name the positive class"):
         dataset.load(tmp_path)
     found = dataset.load(tmp_path, "test", positive="effusion")
     assert [(sample.path.parent.name, sample.positive) for sample in found] == [
         ("dry", False),
         ("effusion", True),
     ]
+
+
+def test_the_labels_of_another_finding_are_understood(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "images" / f"{number}.png", picture(number))
+    rows = ["0.png,train,Effusion,1", "1.png,val,no-effusion,2", "2.png,test,dry,3"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,split,effusion,group", *rows]))
+    samples = dataset.load(tmp_path, names=("dry", "effusion"))
+    assert [(sample.positive, sample.traits) for sample in samples] == [(True, {}), (False, {}), (False, {})]
+    with pytest.raises(InputError, match="no value for label"):
+        dataset.load(tmp_path)
 
 
 def test_splits_are_drawn_with_copies_together(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from support.pictures import picture, save
 
-from pacs_node.training import dataset, doctor, duplicates
+from pacs_node.training import data_doctor, dataset, duplicates
 from pacs_node.training.dataset import Sample
 
 Image = NDArray[np.uint8]
@@ -52,7 +52,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     return made
 
 
-def text(report: doctor.Report) -> str:
+def text(report: data_doctor.Report) -> str:
     console = Console(file=io.StringIO(), width=200)
     report.show(console)
     assert isinstance(console.file, io.StringIO)
@@ -60,7 +60,7 @@ def text(report: doctor.Report) -> str:
 
 
 def test_a_sound_data_set_is_clean(samples: list[Sample]) -> None:
-    report = doctor.examine(samples)
+    report = data_doctor.examine(samples)
     assert (report.leaks, report.twins, report.unreadable, report.damaged) == ((), (), {}, {})
     assert report.mended() == samples
     assert "leaks: none" in text(report)
@@ -98,7 +98,7 @@ def test_a_sound_data_set_is_clean(samples: list[Sample]) -> None:
 def test_a_copy_in_another_split_is_a_leak(copy: Callable[[Image], Image], samples: list[Sample]) -> None:
     path = samples[0].path.with_name("copy.png")
     save(path, copy(wrist(8)))
-    report = doctor.examine([*samples, Sample(path, "train", False, "copy")])
+    report = data_doctor.examine([*samples, Sample(path, "train", False, "copy")])
     (leak,) = report.leaks
     assert leak.startswith("8.png (test, negative) and copy.png (train, negative) are the same image")
     assert report.mended() == samples
@@ -108,16 +108,16 @@ def test_copies_in_one_split_are_no_leak_unless_their_labels_differ(samples: lis
     path = samples[0].path.with_name("copy.png")
     save(path, turned(wrist(0), 30))
     copy = Sample(path, "train", False, "copy")
-    report = doctor.examine([*samples, copy])
+    report = data_doctor.examine([*samples, copy])
     assert report.leaks == ()
     assert "0.png (train, negative) and copy.png" in text(report)
-    (leak,) = doctor.examine([*samples, replace(copy, positive=True)]).leaks
+    (leak,) = data_doctor.examine([*samples, replace(copy, positive=True)]).leaks
     assert "(train, negative) and copy.png (train, positive)" in leak
 
 
 def test_a_group_in_two_splits_is_a_leak(samples: list[Sample]) -> None:
     split = [*samples[:-1], replace(samples[-1], group="3")]
-    report = doctor.examine(split)
+    report = data_doctor.examine(split)
     assert report.leaks == ("group 3 is in test and train",)
     assert report.mended() == [sample for sample in split if sample.path != samples[3].path]
 
@@ -133,7 +133,7 @@ def test_unreadable_and_damaged_images(samples: list[Sample]) -> None:
     (folder / "bare.dcm").write_bytes(bytes(128) + b"DICM")
     names = ("cut.jpg", "mended.jpg", "cut.png", "none.png", "bare.dcm")
     more = [Sample(folder / name, "train", False, name) for name in names]
-    report = doctor.examine([*samples, *more])
+    report = data_doctor.examine([*samples, *more])
     assert {path.name for path in report.unreadable} == {"none.png", "bare.dcm", "cut.png"}
     assert report.damaged[folder / "cut.jpg"] == "truncated: the JPEG has no end marker"
     assert report.damaged[folder / "mended.jpg"].startswith("once truncated: its last 4")
@@ -154,10 +154,10 @@ def test_what_tells_the_label_without_the_bone(tmp_path: Path) -> None:
             "day": str(number // 3 % 4),
         }
         made.append(Sample(tmp_path / f"{number}.png", "train", positive, str(number), traits=traits))
-    report = doctor.examine(made)
+    report = data_doctor.examine(made)
     assert report.shortcuts["room"] > 0.85
-    assert report.shortcuts["day"] < doctor.SHORTCUT
-    assert report.shortcuts["rows"] < doctor.SHORTCUT
+    assert report.shortcuts["day"] < data_doctor.SHORTCUT
+    assert report.shortcuts["rows"] < data_doctor.SHORTCUT
     told = text(report)
     assert "room: 0.8" in told
     assert "day:" not in told
@@ -182,7 +182,7 @@ def test_clusters_join_through_others() -> None:
 def test_the_given_data_have_copies_that_were_cut_short(data_dir: Path) -> None:
     known = {"IMG0002962", "IMG0004256", "IMG0002810", "IMG0004174", "IMG0002691", "IMG0004100"}
     samples = dataset.load(data_dir / "fracatlas")
-    report = doctor.examine([*samples[:40], *(s for s in samples[40:] if s.path.stem in known)])
+    report = data_doctor.examine([*samples[:40], *(s for s in samples[40:] if s.path.stem in known)])
     assert [leak.split()[0] for leak in report.leaks] == [
         "IMG0002691.jpg",
         "IMG0002810.jpg",

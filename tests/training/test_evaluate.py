@@ -25,7 +25,7 @@ from pacs_node.cli import app
 from pacs_node.config import Settings
 from pacs_node.errors import InputError
 from pacs_node.filemode import analyze_files
-from pacs_node.training import dataset, metrics, scope
+from pacs_node.training import dataset, model_metrics, publish
 from pacs_node.training.evaluate import evaluate, examples
 
 NUMBERS = {"122157", "111012"}
@@ -156,8 +156,10 @@ def test_what_the_guard_refuses_is_measured(model: Path, pictures: Path, tmp_pat
     folder = shutil.copytree(model, tmp_path / "guarded")
     samples = dataset.load(pictures)
     with pytest.raises(InputError, match="needs images of the split train"):
-        scope.fit(folder, samples)
-    scope.fit(folder, [replace(one, split="val" if at % 2 else "train") for at, one in enumerate(samples)])
+        publish.fit_guard(folder, samples)
+    publish.fit_guard(
+        folder, [replace(one, split="val" if at % 2 else "train") for at, one in enumerate(samples)]
+    )
     path = folder / package.MANIFEST
     limit = package.read_manifest(folder).scope.limit  # type: ignore[union-attr]
     path.write_text(path.read_text().replace(f"limit = {limit}", f"limit = {limit * 0.9}"))
@@ -181,7 +183,7 @@ def test_the_page_holds_everything_and_sets_stand_side_by_side(
 ) -> None:
     table = run("--model", model, "--data", pictures, "--split", "val", "--split", "test", "--out", tmp_path)
     assert "AUC-ROC" in table
-    measured = metrics.read(tmp_path / "metrics.json")
+    measured = model_metrics.read(tmp_path / "metrics.json")
     assert list(measured) == ["val", "test"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{measured['test'].auc.value:.3f}" in page

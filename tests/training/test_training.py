@@ -30,6 +30,15 @@ from pacs_node.training.recipe import Augmentation, Recipe
 RECIPE = """
 name = "Bars"
 version = "1"
+labels = ["whole", "fractured"]
+
+[finding]
+value = "1"
+scheme = "99TEST"
+meaning = "Gap"
+positive = "Gap suspected"
+negative = "no gap suspected"
+caveat = "Only bars were looked at."
 
 [provenance]
 data = "bars"
@@ -319,6 +328,8 @@ def test_from_data_to_a_package(bars: Path, tmp_path: Path) -> None:
     loaded = package.load(out)
     assert loaded.identity.id == "bars-1"
     assert loaded.manifest.name == "Bars"
+    assert loaded.identity.positive_phrase == "Gap suspected"
+    assert loaded.manifest.labels == ("whole", "fractured")
     assert (out / "recipe.toml").read_text() == RECIPE
     measured = json.loads((out / "metrics.json").read_text())
     assert set(measured) == {"val", "test"}

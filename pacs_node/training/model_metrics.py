@@ -101,7 +101,7 @@ class Disturbance(_Table):
     """See `Subgroup.refused`."""
 
 
-class Metrics(_Table):
+class ModelMetrics(_Table):
     """All figures of one set of images."""
 
     name: str
@@ -134,15 +134,15 @@ class Metrics(_Table):
     """Of the images within the model's scope."""
 
 
-_FILE = TypeAdapter(dict[str, Metrics])
+_FILE = TypeAdapter(dict[str, ModelMetrics])
 
 
-def to_json(measured: Mapping[str, Metrics]) -> str:
+def to_json(measured: Mapping[str, ModelMetrics]) -> str:
     """The text of `metrics.json`: the sets by name."""
     return _FILE.dump_json(dict(measured), indent=2).decode() + "\n"
 
 
-def read(path: Path) -> dict[str, Metrics]:
+def read(path: Path) -> dict[str, ModelMetrics]:
     """What `metrics.json` holds. Raises InputError where it is missing or of another schema."""
     try:
         return _FILE.validate_json(path.read_bytes())
@@ -156,7 +156,7 @@ def read(path: Path) -> dict[str, Metrics]:
         ) from None
 
 
-def summary(measured: Mapping[str, Metrics]) -> dict[str, list[str]]:
+def summary(measured: Mapping[str, ModelMetrics]) -> dict[str, list[str]]:
     """The figures that say most, in words: a row for each, a cell for each set."""
     sets = measured.values()
 

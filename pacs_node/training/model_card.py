@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pacs_node.analyze.package import Manifest, Member, identity
 from pacs_node.errors import ModelError
-from pacs_node.training import figures, metrics
+from pacs_node.training import figures, model_metrics
 from pacs_node.training.evaluate import Evaluation
-from pacs_node.training.metrics import Metrics
+from pacs_node.training.model_metrics import ModelMetrics
 
 METRICS = "metrics.json"
 FIGURES = ("roc", "reliability")
@@ -25,7 +25,7 @@ ROLES = {
 def write(folder: Path, manifest: Manifest, evaluations: Sequence[Evaluation]) -> None:
     """Write `metrics.json`, two figures and `CARD.md` into the package's folder."""
     measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
-    (folder / METRICS).write_text(metrics.to_json(measured), encoding="utf-8")
+    (folder / METRICS).write_text(model_metrics.to_json(measured), encoding="utf-8")
     drawn = figures.draw(evaluations)
     figures.save(folder, {name: drawn[name] for name in FIGURES}, ("png",))
     renew(folder, manifest)
@@ -36,7 +36,7 @@ def renew(folder: Path, manifest: Manifest) -> None:
 
     Raises InputError where that is missing or of another schema, ModelError where it is another model's.
     """
-    measured = metrics.read(folder / METRICS)
+    measured = model_metrics.read(folder / METRICS)
     if {m.model_sha256 for m in measured.values()} != {identity(manifest).sha256}:
         raise ModelError(
             f"{folder / METRICS}: measured on another model than this one; evaluate it with --card"
@@ -44,7 +44,7 @@ def renew(folder: Path, manifest: Manifest) -> None:
     (folder / "CARD.md").write_text(text(manifest, measured), encoding="utf-8")
 
 
-def text(manifest: Manifest, measured: Mapping[str, Metrics]) -> str:
+def text(manifest: Manifest, measured: Mapping[str, ModelMetrics]) -> str:
     """`CARD.md`."""
     provenance, finding, given = manifest.provenance, manifest.finding, manifest.input
     networks = [
@@ -75,7 +75,7 @@ the probability is below the threshold. {finding.caveat}
 ## What was measured
 In brackets: 95 % confidence intervals, bootstrapped by group. Measured through the code that serves.
 
-{_table(["", *measured], [[name, *cells] for name, cells in metrics.summary(measured).items()])}
+{_table(["", *measured], [[name, *cells] for name, cells in model_metrics.summary(measured).items()])}
 
 {chr(10).join(f"- {ROLES[name]}" for name in measured if name in ROLES)}
 - Pointing game: in which part of the images with marks the heat map's peak lies in a mark. IoU: what the
@@ -89,13 +89,13 @@ In brackets: 95 % confidence intervals, bootstrapped by group. Measured through 
 """
 
 
-def _subgroups(measured: Metrics) -> str:
+def _subgroups(measured: ModelMetrics) -> str:
     rows = [
         [
             f"{group.trait}: {group.value}",
             f"{group.images} ({group.positives})",
-            *(metrics.told(e, "too few") for e in (group.auc, group.sensitivity, group.specificity)),
-            metrics.told(group.refused, "no guard"),
+            *(model_metrics.told(e, "too few") for e in (group.auc, group.sensitivity, group.specificity)),
+            model_metrics.told(group.refused, "no guard"),
         ]
         for group in measured.subgroups
     ]
