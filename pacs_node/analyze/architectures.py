@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
-from torchvision.models import get_model  # type: ignore[attr-defined]
+from torchvision.models import get_model
 
 
 class HeatMapGrid(BaseModel):

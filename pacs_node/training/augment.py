@@ -1,53 +1,65 @@
-"""Training images: a varied view of a network input, and of where its marks lie."""
+"""Augmentation: random views of training images and marks, a pipeline of torchvision transforms (v2)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from pacs_node.analyze import pixels
 from pacs_node.training import dataset
-from pacs_node.training.recipe import Augmentation
+from pacs_node.training.recipe import Augmentation, Recipe
 
 MARK = 1.0
 UNSURE = 0.5
-"""Near a mark's outline: neither right nor wrong."""
+"""Around the outline of a mark, where the evidence of the network is neither right nor wrong."""
+INSIDE, MIDDLE = 1, 2
+"""Values of the mask that goes through the pipeline: in a mark, and at the middle of one."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (N, 1, side, side), labels (N,), marks (N, side, side)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Square:
-    """One image as the network's whole input, kept small: 8 bits, marks as outlines in its pixels."""
+    """One image as the whole input of the network, kept small."""
 
     image: NDArray[np.uint8]
     """(size, size)."""
     outlines: tuple[NDArray[np.float32], ...]
-    """Each (points, 2): x, y, from the first pixel's corner."""
+    """Of the marks, each (points, 2): x, y, from the corner of the first pixel."""
     positive: bool
 
     @property
     def input(self) -> NDArray[np.float32]:
-        """The image as the network takes it: (size, size), 0..1."""
+        """The image as the network's input: (size, size), 0..1."""
         return self.image.astype(np.float32) / np.float32(255)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What the network is shown once."""
+    """One random view of a square."""
 
     image: NDArray[np.float32]
     """(side, side), 0..1."""
     marks: NDArray[np.float32]
-    """(side, side): 1 inside a mark, 0 outside, `UNSURE` around it."""
+    """(side, side): MARK inside a mark, 0 outside, UNSURE around it."""
     positive: bool
-    """Whether what is to be found is in this view."""
+    """Whether the finding is in the view: with marks, whether the middle of one is."""
 
 
 def square(sample: dataset.Sample, size: int, stretch: tuple[float, float]) -> Square:
-    """A sample as the network's input. Raises InputError where it cannot be read."""
+    """A sample as the network's input. Raises InputError if it cannot be read."""
     letterboxed, placement = pixels.letterbox(dataset.display(sample.path), size, stretch)
     outlines = tuple(
         np.array([placement.to_input(point) for point in mark.polygon], np.float32) for mark in sample.marks
@@ -55,84 +67,182 @@ def square(sample: dataset.Sample, size: int, stretch: tuple[float, float]) -> S
     return Square(np.round(letterboxed * 255).astype(np.uint8), outlines, sample.positive)
 
 
-def view(source: Square, options: Augmentation, rng: np.random.Generator) -> View:
-    """A cut, turned, resized, shifted, mirrored view, brighter or darker, with its marks."""
-    size = source.image.shape[0]
-    side = options.crop or size
-    matrix = _placement(source, options, side, rng)
-    image = cv2.warpAffine(
-        source.image, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    ).astype(np.float32)
-    forward = cv2.invertAffineTransform(matrix)
-    # The matrix maps pixel centres, outlines are measured from the first pixel's corner.
-    outlines = [(points - 0.5) @ forward[:, :2].T + forward[:, 2] for points in source.outlines]
-    marks, inside = _marks(outlines, side)
-    seen = inside if source.outlines else source.positive
-    exposed = _brightness(image / np.float32(255), options, rng)
-    if rng.random() < options.collimation:
-        exposed = _collimated(exposed, marks, rng)
-    return View(exposed, marks, seen)
-
-
-def _placement(
-    source: Square, options: Augmentation, side: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """The map from the view's pixels to the source's: (2, 3)."""
-    size = source.image.shape[0]
-    angle = np.deg2rad(rng.uniform(-options.rotation, options.rotation))
-    factor = np.exp(rng.uniform(-options.scale, options.scale))
-    cosine, sine = np.cos(angle) / factor, np.sin(angle) / factor
-    linear = np.array([[cosine, -sine], [sine, cosine]])
+def pipeline(options: Augmentation, size: int) -> v2.Compose:
+    """The random transforms of an image (1, size, size) and its mask; add further ones here."""
+    steps: list[Any] = [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)]
     if options.mirror:
-        linear = linear * np.where(rng.random(2) < 0.5, -1.0, 1.0)
-    middle = np.full(2, (size - 1) / 2)
-    if side < size:
-        slack = (size - side / factor) / 2
-        centre = middle + rng.uniform(-1, 1, 2) * max(slack, 0)
-        if source.outlines and rng.random() < 0.75:
-            chosen = source.outlines[rng.integers(len(source.outlines))]
-            centre = chosen.mean(axis=0) - 0.5 + rng.uniform(-0.4, 0.4, 2) * side / factor
-    else:
-        centre = middle + rng.uniform(-options.shift, options.shift, 2) * size
-    offset = centre - linear @ np.full(2, (side - 1) / 2)
-    return np.column_stack([linear, offset])
+        steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+    if options.crop or options.rotation or options.scale or options.shift:
+        steps += [Place(options), v2.CenterCrop(options.crop or size)]
+    if options.gamma or options.contrast:
+        steps.append(Expose(options))
+    if options.blur:
+        width = 2 * math.ceil(4 * options.blur) + 1
+        steps.append(v2.RandomApply([v2.GaussianBlur(width, (0.1, max(0.1, options.blur)))], p=0.25))
+    if options.noise:
+        steps.append(v2.RandomApply([Grain(options)], p=0.25))
+    if options.collimation:
+        steps.append(v2.RandomApply([Collimate(options)], p=options.collimation))
+    return v2.Compose(steps)
 
 
-def _marks(outlines: Sequence[NDArray[np.float64]], side: int) -> tuple[NDArray[np.float32], bool]:
-    """The marks drawn into a view, and whether the middle of one lies in it."""
-    marks = np.zeros((side, side), np.uint8)
-    inside = False
-    for points in outlines:
-        inside |= bool(((points.mean(axis=0) >= 0) & (points.mean(axis=0) < side)).all())
-        cv2.fillPoly(marks, [np.round(points).astype(np.int32)], 1)
-    if not marks.any():
-        return marks.astype(np.float32), inside
-    around = cv2.dilate(marks, np.ones((13, 13), np.uint8))
-    return np.where(marks, np.float32(MARK), np.where(around, np.float32(UNSURE), np.float32(0))), inside
+def view(source: Square, transform: v2.Compose, seed: Sequence[int]) -> View:
+    """A view of a square, drawn from the seed alone."""
+    mask, size = np.zeros(source.image.shape, np.uint8), len(source.image)
+    if source.outlines:
+        fine = np.zeros((2 * size, 2 * size), np.uint8)
+        for outline in source.outlines:
+            # OpenCV has pixel centers at whole numbers, and fills half a pixel too much on each side.
+            cv2.fillPoly(fine, [np.round(2 * outline - 0.5).astype(np.int32)], 2)
+        mask = np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA) > 1, np.uint8)
+    for outline in source.outlines:
+        column, row = np.floor(outline.mean(axis=0)).astype(int)
+        mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = MIDDLE
+    (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(state) >> 1)
+        image, marks = transform(
+            tv_tensors.Image(torch.from_numpy(source.image)[None]),
+            tv_tensors.Mask(torch.from_numpy(mask)[None]),
+        )
+    seen = marks[0].numpy()
+    around = cv2.dilate(seen, np.ones((13, 13), np.uint8))
+    return View(
+        image=image[0].numpy(),
+        marks=np.where(seen, np.float32(MARK), np.where(around, np.float32(UNSURE), np.float32(0))),
+        positive=bool((seen == MIDDLE).any()) if source.outlines else source.positive,
+    )
 
 
-def _brightness(
-    image: NDArray[np.float32], options: Augmentation, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Other exposures, sharpness and noise: 0..1 to 0..1."""
-    image = np.power(image, np.float32(np.exp(rng.uniform(-options.gamma, options.gamma))))
-    if options.contrast:
-        black, white = rng.uniform(-options.contrast, options.contrast, 2)
-        image = np.clip((image - black) / (1 + white - black), 0, 1, dtype=np.float32)
-    if options.blur and rng.random() < 0.25:
-        sigma = max(0.1, rng.uniform(0, options.blur))
-        image = cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32)
-    if options.noise and rng.random() < 0.25:
-        grain = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, options.noise))
-        image = np.clip(image + grain, 0, 1)
-    return image
+def uniform(limit: float, *shape: int) -> Tensor:
+    """Numbers between -limit and limit."""
+    return (2 * torch.rand(shape) - 1) * limit
 
 
-def _collimated(
-    image: NDArray[np.float32], marks: NDArray[np.float32], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """A black border, where it would hide no mark."""
-    left, top, right, bottom = (rng.uniform(0, 0.15, 4) * image.shape[0]).astype(int)
-    hidden = np.ones(image.shape, bool)
-    hidden[top : image.shape[0] - bottom, left : image.shape[1] - right] = False
-    return image if (marks[hidden] == MARK).any() else np.where(hidden, np.float32(0), image)
+class RandomTransform(v2.Transform):
+    """A transform of images with the options of the recipe; masks stay as they are."""
+
+    def __init__(self, options: Augmentation) -> None:
+        super().__init__()
+        self.options = options
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        changed: Tensor = tv_tensors.wrap(self.change(inpt.as_subclass(Tensor), **params), like=inpt)
+        return changed
+
+    def change(self, image: Tensor, **params: Any) -> Tensor:
+        """The changed image, with what `make_params` has drawn."""
+        raise NotImplementedError
+
+
+class Place(RandomTransform):
+    """Rotate, scale and shift; of a crop, the place is anywhere, and mostly around a mark."""
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Any]:
+        options, mask = self.options, flat_inputs[1]
+        size = mask.shape[-1]
+        side = options.crop or size
+        angle, factor = uniform(options.rotation).item(), math.exp(uniform(options.scale).item())
+        middles = (mask[0] == MIDDLE).nonzero().flip(1) + 0.5
+        if side >= size:
+            off_center = uniform(options.shift, 2) * size
+        elif len(middles) and torch.rand(()) < 0.75:
+            chosen = middles[torch.randint(len(middles), ())]
+            off_center = chosen - size / 2 + uniform(0.4, 2) * side / factor
+        else:
+            off_center = uniform(max(0.0, (size - side / factor) / 2), 2)
+        x, y = off_center.tolist()
+        cosine, sine = math.cos(math.radians(angle)) * factor, math.sin(math.radians(angle)) * factor
+        translate = [sine * y - cosine * x, -sine * x - cosine * y]
+        return {"angle": angle, "translate": translate, "scale": factor, "shear": [0.0, 0.0]}
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        placed: Tensor = v2.functional.affine(inpt, **params, interpolation=v2.InterpolationMode.BILINEAR)
+        return placed
+
+
+class Expose(RandomTransform):
+    """Another exposure: gamma, and other black and white levels."""
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Any]:
+        black, white = uniform(self.options.contrast, 2).tolist()
+        return {"gamma": math.exp(uniform(self.options.gamma).item()), "black": black, "white": white}
+
+    def change(self, image: Tensor, *, gamma: float, black: float, white: float) -> Tensor:  # type: ignore[override]
+        return ((image.pow(gamma) - black) / (1 + white - black)).clamp(0, 1)
+
+
+class Grain(RandomTransform):
+    """Noise of a random standard deviation."""
+
+    def change(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        return (image + torch.randn_like(image) * torch.rand(()) * self.options.noise).clamp(0, 1)
+
+
+class Collimate(RandomTransform):
+    """A black border that hides no mark."""
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Any]:
+        mask = flat_inputs[1][0]
+        side = mask.shape[-1]
+        left, top, right, bottom = (torch.rand(4) * 0.15 * side).int().tolist()
+        inside = torch.zeros_like(mask, dtype=torch.bool)
+        inside[top : side - bottom, left : side - right] = True
+        return {"inside": torch.ones_like(inside) if (mask[~inside] > 0).any() else inside}
+
+    def change(self, image: Tensor, *, inside: Tensor) -> Tensor:  # type: ignore[override]
+        return image * inside
+
+
+class Views(Dataset[tuple[NDArray[np.float32], int, NDArray[np.float32]]]):
+    """Random views of the training images, by (epoch, draw, index); all of it from the seed of the recipe."""
+
+    def __init__(self, squares: Sequence[Square], recipe: Recipe) -> None:
+        self._squares, self._recipe = squares, recipe
+        self._transform = pipeline(recipe.augmentation, recipe.input.size)
+        self._labels = np.array([square.positive for square in squares], np.int64)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[NDArray[np.float32], int, NDArray[np.float32]]:
+        epoch, draw, index = key
+        seed = self._recipe.optimization.seed, epoch, draw
+        drawn = view(self._squares[index], self._transform, seed)
+        return drawn.image[None], int(drawn.positive), drawn.marks
+
+    @property
+    def class_weights(self) -> Tensor:
+        """Weights (2,) of negative and positive images in the loss."""
+        if self._recipe.optimization.balance != "weights":
+            return torch.ones(2)
+        share = np.bincount(self._labels, minlength=2) / len(self._labels)
+        return torch.tensor(0.5 / share, dtype=torch.float32)
+
+    def order(self, epoch: int) -> list[tuple[int, int, int]]:
+        """The keys of an epoch, shuffled and balanced."""
+        rng = np.random.default_rng((self._recipe.optimization.seed, epoch))
+        balance = self._recipe.optimization.balance
+        classes = [np.flatnonzero(self._labels == label) for label in (0, 1)]
+        if balance in ("undersample", "oversample"):
+            count = (min if balance == "undersample" else max)(len(members) for members in classes)
+            # Each image occurs as often as any other of its class, or once more.
+            classes = [
+                np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count]
+                for members in classes
+            ]
+        chosen = rng.permutation(np.concatenate(classes))
+        return [(epoch, draw, int(index)) for draw, index in enumerate(chosen)]
+
+    def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of an epoch, without an incomplete last one."""
+        return iter(
+            DataLoader(
+                self,
+                batch_size=self._recipe.optimization.batch,
+                sampler=self.order(epoch),
+                # A CPU that trains has no core to spare.
+                num_workers=8 if device.type == "cuda" else 0,
+                drop_last=True,
+                pin_memory=device.type == "cuda",
+            )
+        )

@@ -25,7 +25,6 @@ from pacs_node.errors import ConfigError
 from pacs_node.training import augment, losses, pretrained
 from pacs_node.training import recipe as recipes
 from pacs_node.training.augment import Square
-from pacs_node.training.batches import Views
 from pacs_node.training.dataset import Sample
 from pacs_node.training.recipe import BEST, Optimization, Recipe
 
@@ -64,7 +63,7 @@ def train(
             module.p = recipe.network.dropout
     network.to(device).to(memory_format=torch.channels_last)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.average))  # type: ignore[no-untyped-call]
-    views = Views(squares["train"], recipe)
+    views = augment.Views(squares["train"], recipe)
     weights = views.class_weights.to(device)
     per_epoch = len(views.order(0)) // options.batch
     optimizer = _optimizer(network, options)

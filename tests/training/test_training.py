@@ -24,7 +24,6 @@ from pacs_node.cli import app
 from pacs_node.errors import ConfigError, InputError, ModelError
 from pacs_node.training import augment, dataset, losses, pretrained, publish, recipe
 from pacs_node.training import train as training
-from pacs_node.training.batches import Views
 from pacs_node.training.recipe import Augmentation, Recipe
 
 RECIPE = """
@@ -171,7 +170,8 @@ def marked_square() -> augment.Square:
 def test_a_view_keeps_the_range_and_its_marks_stay_on_the_object() -> None:
     options = Augmentation(crop=64, rotation=180, scale=0.3, gamma=0)
     source = marked_square()
-    views = [augment.view(source, options, np.random.default_rng(seed)) for seed in range(40)]
+    drawn = augment.pipeline(options, 96)
+    views = [augment.view(source, drawn, [seed]) for seed in range(40)]
     assert all(view.image.dtype == np.float32 and view.image.shape == (64, 64) for view in views)
     assert all(view.image.min() >= 0 and view.image.max() <= 1 for view in views)
     seen = [view for view in views if view.positive]
@@ -184,7 +184,7 @@ def test_a_view_keeps_the_range_and_its_marks_stay_on_the_object() -> None:
 
 def test_a_view_without_the_mark_is_negative() -> None:
     options = Augmentation(crop=24, rotation=0, scale=0, mirror=False, gamma=0)
-    views = [augment.view(marked_square(), options, np.random.default_rng(seed)) for seed in range(60)]
+    views = [augment.view(marked_square(), augment.pipeline(options, 96), [seed]) for seed in range(60)]
     without = [view for view in views if not view.positive]
     assert without
     assert all(view.marks[12, 12] != augment.MARK for view in without)
@@ -192,18 +192,18 @@ def test_a_view_without_the_mark_is_negative() -> None:
 
 def test_a_collimated_border_hides_no_mark() -> None:
     options = Augmentation(rotation=0, scale=0, shift=0.4, gamma=0, collimation=1)
-    views = [augment.view(marked_square(), options, np.random.default_rng(seed)) for seed in range(40)]
+    views = [augment.view(marked_square(), augment.pipeline(options, 96), [seed]) for seed in range(40)]
     assert all(view.image[view.marks == augment.MARK].mean() > 0.75 for view in views if view.positive)
     bright = augment.Square(np.full((96, 96), 255, np.uint8), (), positive=False)
     still = options.model_copy(update={"shift": 0.0, "mirror": False})
-    bordered = [augment.view(bright, still, np.random.default_rng(seed)).image for seed in range(10)]
+    bordered = [augment.view(bright, augment.pipeline(still, 96), [seed]).image for seed in range(10)]
     assert all((image[[0, -1]] == 0).any() or (image[:, [0, -1]] == 0).any() for image in bordered)
 
 
 def test_mirrors_only() -> None:
     still = Augmentation(rotation=0, scale=0, shift=0, gamma=0)
     source = marked_square()
-    found = {augment.view(source, still, np.random.default_rng(seed)).image.tobytes() for seed in range(40)}
+    found = {augment.view(source, augment.pipeline(still, 96), [seed]).image.tobytes() for seed in range(40)}
     image = source.image.astype(np.float32) / np.float32(255)
     assert found == {np.ascontiguousarray(image[::y, ::x]).tobytes() for y in (1, -1) for x in (1, -1)}
 
@@ -225,12 +225,14 @@ def test_localization_is_least_where_the_evidence_lies_on_the_mark() -> None:
 )
 def test_balance_decides_how_often_a_class_is_shown(balance: str, expected: tuple[int, int]) -> None:
     squares = [augment.Square(np.zeros((8, 8), np.uint8), (), positive=index < 2) for index in range(8)]
-    views = Views(squares, small(balance=balance))
+    views = augment.Views(squares, small(balance=balance))
     shown = [index for _, _, index in views.order(1)]
     assert (sum(index >= 2 for index in shown), sum(index < 2 for index in shown)) == expected
     assert views.order(1) == views.order(1) != views.order(2)
     assert views.class_weights.tolist() == [1, 1]
-    assert Views(squares, small(balance="weights")).class_weights.tolist() == pytest.approx([2 / 3, 2])
+    assert augment.Views(squares, small(balance="weights")).class_weights.tolist() == pytest.approx(
+        [2 / 3, 2]
+    )
 
 
 @pytest.mark.parametrize(
