@@ -1,4 +1,4 @@
-"""Augmentation: random views of training images and marks, a pipeline of torchvision transforms (v2)."""
+"""Training images: a torchvision v2 pipeline that varies image and marks together, and an epoch's batches."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from pacs_node.analyze import pixels
 from pacs_node.training import dataset
 from pacs_node.training.recipe import Augmentation, Recipe
 
-MARK = 1.0
-UNSURE = 0.5
-"""Around the outline of a mark, where the evidence of the network is neither right nor wrong."""
-INSIDE, MIDDLE = 1, 2
-"""Values of the mask that goes through the pipeline: in a mark, and at the middle of one."""
+MARK, UNSURE = 1.0, 0.5
+"""Values of a view's marks: inside of a mark, and near its outline, where neither answer is wrong."""
+BAND = 6
+"""Width of the unsure band, in pixels."""
+AT_A_MARK = 0.75
+"""Share of the crops of a marked image that are placed at a mark."""
+OCCASIONAL = 0.25
+"""Share of the images that are blurred, and that get noise."""
+WIDEST_SHUTTER = 0.15
+"""Share of the side."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (N, 1, side, side), labels (N,), marks (N, side, side)."""
@@ -32,30 +37,144 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Square:
-    """One image as the whole input of the network, kept small."""
+    """A training image as the network's whole input, kept in 8 bits."""
 
     image: NDArray[np.uint8]
     """(size, size)."""
     outlines: tuple[NDArray[np.float32], ...]
-    """Of the marks, each (points, 2): x, y, from the corner of the first pixel."""
+    """Each (points, 2): x, y, from the corner of the first pixel."""
     positive: bool
 
     @property
     def input(self) -> NDArray[np.float32]:
-        """The image as the network's input: (size, size), 0..1."""
+        """The network's input: (size, size), 0..1."""
         return self.image.astype(np.float32) / np.float32(255)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """One random view of a square."""
+    """A varied training image."""
 
-    image: NDArray[np.float32]
-    """(side, side), 0..1."""
-    marks: NDArray[np.float32]
-    """(side, side): MARK inside a mark, 0 outside, UNSURE around it."""
+    image: Tensor
+    """(1, side, side), 0..1."""
+    marks: Tensor
+    """(side, side): `MARK`, `UNSURE` or 0."""
     positive: bool
-    """Whether the finding is in the view: with marks, whether the middle of one is."""
+    """Of a marked image: whether the middle of a mark is in the view."""
+
+
+class Frame(v2.Transform):
+    """Rotates, scales and shifts in one resampling; with `crop`, cuts a square from anywhere or at a mark."""
+
+    def __init__(self, options: Augmentation) -> None:
+        super().__init__()
+        self.options = options
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the angle, the scale and the translation that brings the chosen centre to the middle."""
+        (image,) = (part for part in flat_inputs if isinstance(part, tv_tensors.Image))
+        (middles,) = (part for part in flat_inputs if isinstance(part, tv_tensors.KeyPoints))
+        options, size = self.options, image.shape[-1]
+        side = options.crop or size
+        angle, scale = uniform(options.rotation), math.exp(uniform(options.scale))
+        if side >= size:
+            away = size * uniform(options.shift, 2)
+        elif len(middles) and torch.rand(()) < AT_A_MARK:
+            middle = middles[torch.randint(len(middles), ())].as_subclass(Tensor)
+            away = middle - size / 2 + side / scale * uniform(0.4, 2)
+        else:
+            away = uniform(max(0.0, size - side / scale) / 2, 2)
+        cosine, sine = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
+        translate = -torch.tensor([[cosine, -sine], [sine, cosine]]) @ away
+        return {"angle": float(angle), "scale": scale, "translate": translate.tolist(), "side": side}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply the same drawn frame to image, marks and middles."""
+        side, affine = params["side"], {name: params[name] for name in ("angle", "scale", "translate")}
+        moved = v2.functional.affine(
+            inpt, **affine, shear=[0.0, 0.0], interpolation=v2.InterpolationMode.BILINEAR
+        )
+        return v2.functional.center_crop(moved, [side, side])
+
+
+class Exposure(v2.Transform):
+    """Gamma, and other black and white points; 8 bits become 0..1."""
+
+    _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self, options: Augmentation) -> None:
+        super().__init__()
+        self.options = options
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the exponent and the two points."""
+        black, white = uniform(self.options.contrast, 2).tolist()
+        return {"exponent": math.exp(uniform(self.options.gamma)), "black": black, "white": white}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply both."""
+        curved = (inpt / 255) ** params["exponent"]
+        black, white = params["black"], params["white"]
+        return tv_tensors.wrap(((curved - black) / (1 + white - black)).clamp(0, 1), like=inpt)
+
+
+class Noise(v2.Transform):
+    """Gaussian noise of a random standard deviation."""
+
+    _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self, largest: float) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the standard deviation."""
+        return {"sigma": self.largest * torch.rand(()).item()}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Add the noise."""
+        return v2.functional.gaussian_noise(inpt, **params)
+
+
+class Shutters(v2.Transform):
+    """A black border, as a collimator leaves, unless it would hide part of a mark."""
+
+    _transformed_types = (tv_tensors.Image, tv_tensors.Mask)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the widths."""
+        (marks,) = (part for part in flat_inputs if isinstance(part, tv_tensors.Mask))
+        side = marks.shape[-1]
+        left, top, right, bottom = (WIDEST_SHUTTER * side * torch.rand(4)).int().tolist()
+        opening = torch.zeros(marks.shape[-2:], dtype=torch.bool)
+        opening[top : side - bottom, left : side - right] = True
+        return {"opening": opening | bool((marks.bool() & ~opening).any())}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Blacken the border."""
+        return tv_tensors.wrap(inpt * params["opening"], like=inpt)
+
+
+def uniform(largest: float, count: int = 1) -> Tensor:
+    """Random numbers between -`largest` and `largest`: (count,)."""
+    return largest * (2 * torch.rand(count) - 1)
+
+
+def pipeline(options: Augmentation) -> v2.Transform:
+    """The augmentation of a `Square`'s tensors; see `view`."""
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if options.mirror else []
+    sigma = max(options.blur, 0.1)
+    blur = v2.GaussianBlur(2 * math.ceil(4 * sigma) + 1, (0.1, sigma))
+    return v2.Compose(
+        [
+            Frame(options),
+            *flips,
+            Exposure(options),
+            v2.RandomApply([blur], p=OCCASIONAL if options.blur else 0),
+            v2.RandomApply([Noise(options.noise)], p=OCCASIONAL if options.noise else 0),
+            v2.RandomApply([Shutters()], p=options.collimation),
+        ]
+    )
 
 
 def square(sample: dataset.Sample, size: int, stretch: tuple[float, float]) -> Square:
@@ -67,165 +186,61 @@ def square(sample: dataset.Sample, size: int, stretch: tuple[float, float]) -> S
     return Square(np.round(letterboxed * 255).astype(np.uint8), outlines, sample.positive)
 
 
-def pipeline(options: Augmentation, size: int) -> v2.Compose:
-    """The random transforms of an image (1, size, size) and its mask; add further ones here."""
-    steps: list[Any] = [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)]
-    if options.mirror:
-        steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
-    if options.crop or options.rotation or options.scale or options.shift:
-        steps += [Place(options), v2.CenterCrop(options.crop or size)]
-    if options.gamma or options.contrast:
-        steps.append(Expose(options))
-    if options.blur:
-        width = 2 * math.ceil(4 * options.blur) + 1
-        steps.append(v2.RandomApply([v2.GaussianBlur(width, (0.1, max(0.1, options.blur)))], p=0.25))
-    if options.noise:
-        steps.append(v2.RandomApply([Grain(options)], p=0.25))
-    if options.collimation:
-        steps.append(v2.RandomApply([Collimate(options)], p=options.collimation))
-    return v2.Compose(steps)
-
-
-def view(source: Square, transform: v2.Compose, seed: Sequence[int]) -> View:
-    """A view of a square, drawn from the seed alone."""
-    mask, size = np.zeros(source.image.shape, np.uint8), len(source.image)
-    if source.outlines:
-        fine = np.zeros((2 * size, 2 * size), np.uint8)
-        for outline in source.outlines:
-            # OpenCV has pixel centers at whole numbers, and fills half a pixel too much on each side.
-            cv2.fillPoly(fine, [np.round(2 * outline - 0.5).astype(np.int32)], 2)
-        mask = np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA) > 1, np.uint8)
-    for outline in source.outlines:
-        column, row = np.floor(outline.mean(axis=0)).astype(int)
-        mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = MIDDLE
-    (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+def view(source: Square, transform: v2.Transform, seed: Sequence[int]) -> View:
+    """A varied view of a training image; the seed alone decides which."""
+    shape = source.image.shape
+    marks = np.zeros(shape, np.uint8)
+    for points in source.outlines:
+        cv2.fillPoly(marks, [np.round(points - 0.5).astype(np.int32)], 1)
+    middles = np.array([points.mean(axis=0) for points in source.outlines], np.float32).reshape(-1, 2)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(state) >> 1)
-        image, marks = transform(
-            tv_tensors.Image(torch.from_numpy(source.image)[None]),
-            tv_tensors.Mask(torch.from_numpy(mask)[None]),
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        varied = transform(
+            {
+                "image": tv_tensors.Image(source.image[None]),
+                "marks": tv_tensors.Mask(marks[None]),
+                "middles": tv_tensors.KeyPoints(middles, canvas_size=shape),
+            }
         )
-    seen = marks[0].numpy()
-    around = cv2.dilate(seen, np.ones((13, 13), np.uint8))
+    image, inside, middle = (part.as_subclass(Tensor) for part in varied.values())
+    near = cv2.dilate(inside[0].numpy(), np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8))
+    positive = bool(((middle >= 0) & (middle < image.shape[-1])).all(dim=1).any())
     return View(
-        image=image[0].numpy(),
-        marks=np.where(seen, np.float32(MARK), np.where(around, np.float32(UNSURE), np.float32(0))),
-        positive=bool((seen == MIDDLE).any()) if source.outlines else source.positive,
+        image=image,
+        marks=torch.where(inside[0].bool(), MARK, UNSURE * torch.from_numpy(near)),
+        positive=positive if source.outlines else source.positive,
     )
 
 
-def uniform(limit: float, *shape: int) -> Tensor:
-    """Numbers between -limit and limit."""
-    return (2 * torch.rand(shape) - 1) * limit
-
-
-class RandomTransform(v2.Transform):
-    """A transform of images with the options of the recipe; masks stay as they are."""
-
-    def __init__(self, options: Augmentation) -> None:
-        super().__init__()
-        self.options = options
-
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        changed: Tensor = tv_tensors.wrap(self.change(inpt.as_subclass(Tensor), **params), like=inpt)
-        return changed
-
-    def change(self, image: Tensor, **params: Any) -> Tensor:
-        """The changed image, with what `make_params` has drawn."""
-        raise NotImplementedError
-
-
-class Place(RandomTransform):
-    """Rotate, scale and shift; of a crop, the place is anywhere, and mostly around a mark."""
-
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Any]:
-        options, mask = self.options, flat_inputs[1]
-        size = mask.shape[-1]
-        side = options.crop or size
-        angle, factor = uniform(options.rotation).item(), math.exp(uniform(options.scale).item())
-        middles = (mask[0] == MIDDLE).nonzero().flip(1) + 0.5
-        if side >= size:
-            off_center = uniform(options.shift, 2) * size
-        elif len(middles) and torch.rand(()) < 0.75:
-            chosen = middles[torch.randint(len(middles), ())]
-            off_center = chosen - size / 2 + uniform(0.4, 2) * side / factor
-        else:
-            off_center = uniform(max(0.0, (size - side / factor) / 2), 2)
-        x, y = off_center.tolist()
-        cosine, sine = math.cos(math.radians(angle)) * factor, math.sin(math.radians(angle)) * factor
-        translate = [sine * y - cosine * x, -sine * x - cosine * y]
-        return {"angle": angle, "translate": translate, "scale": factor, "shear": [0.0, 0.0]}
-
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        placed: Tensor = v2.functional.affine(inpt, **params, interpolation=v2.InterpolationMode.BILINEAR)
-        return placed
-
-
-class Expose(RandomTransform):
-    """Another exposure: gamma, and other black and white levels."""
-
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Any]:
-        black, white = uniform(self.options.contrast, 2).tolist()
-        return {"gamma": math.exp(uniform(self.options.gamma).item()), "black": black, "white": white}
-
-    def change(self, image: Tensor, *, gamma: float, black: float, white: float) -> Tensor:  # type: ignore[override]
-        return ((image.pow(gamma) - black) / (1 + white - black)).clamp(0, 1)
-
-
-class Grain(RandomTransform):
-    """Noise of a random standard deviation."""
-
-    def change(self, image: Tensor) -> Tensor:  # type: ignore[override]
-        return (image + torch.randn_like(image) * torch.rand(()) * self.options.noise).clamp(0, 1)
-
-
-class Collimate(RandomTransform):
-    """A black border that hides no mark."""
-
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Any]:
-        mask = flat_inputs[1][0]
-        side = mask.shape[-1]
-        left, top, right, bottom = (torch.rand(4) * 0.15 * side).int().tolist()
-        inside = torch.zeros_like(mask, dtype=torch.bool)
-        inside[top : side - bottom, left : side - right] = True
-        return {"inside": torch.ones_like(inside) if (mask[~inside] > 0).any() else inside}
-
-    def change(self, image: Tensor, *, inside: Tensor) -> Tensor:  # type: ignore[override]
-        return image * inside
-
-
-class Views(Dataset[tuple[NDArray[np.float32], int, NDArray[np.float32]]]):
-    """Random views of the training images, by (epoch, draw, index); all of it from the seed of the recipe."""
+class Views(Dataset[tuple[Tensor, int, Tensor]]):
+    """The training images by (epoch, draw, index)."""
 
     def __init__(self, squares: Sequence[Square], recipe: Recipe) -> None:
-        self._squares, self._recipe = squares, recipe
-        self._transform = pipeline(recipe.augmentation, recipe.input.size)
+        self._squares, self._options = squares, recipe.optimization
+        self._transform = pipeline(recipe.augmentation)
         self._labels = np.array([square.positive for square in squares], np.int64)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[NDArray[np.float32], int, NDArray[np.float32]]:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int, Tensor]:
         epoch, draw, index = key
-        seed = self._recipe.optimization.seed, epoch, draw
-        drawn = view(self._squares[index], self._transform, seed)
-        return drawn.image[None], int(drawn.positive), drawn.marks
+        varied = view(self._squares[index], self._transform, (self._options.seed, epoch, draw))
+        return varied.image, int(varied.positive), varied.marks
 
     @property
     def class_weights(self) -> Tensor:
-        """Weights (2,) of negative and positive images in the loss."""
-        if self._recipe.optimization.balance != "weights":
+        """Weights of negative and positive images in the loss: (2,)."""
+        if self._options.balance != "weights":
             return torch.ones(2)
         share = np.bincount(self._labels, minlength=2) / len(self._labels)
         return torch.tensor(0.5 / share, dtype=torch.float32)
 
     def order(self, epoch: int) -> list[tuple[int, int, int]]:
-        """The keys of an epoch, shuffled and balanced."""
-        rng = np.random.default_rng((self._recipe.optimization.seed, epoch))
-        balance = self._recipe.optimization.balance
+        """The keys of an epoch, in random order."""
+        rng = np.random.default_rng((self._options.seed, epoch))
+        balance = self._options.balance
         classes = [np.flatnonzero(self._labels == label) for label in (0, 1)]
         if balance in ("undersample", "oversample"):
             count = (min if balance == "undersample" else max)(len(members) for members in classes)
-            # Each image occurs as often as any other of its class, or once more.
+            # Within a class, each image is used equally often, give or take once.
             classes = [
                 np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count]
                 for members in classes
@@ -234,15 +249,15 @@ class Views(Dataset[tuple[NDArray[np.float32], int, NDArray[np.float32]]]):
         return [(epoch, draw, int(index)) for draw, index in enumerate(chosen)]
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
-        """The batches of an epoch, without an incomplete last one."""
+        """The epoch in batches, without an incomplete last one."""
+        on_gpu = device.type == "cuda"
         return iter(
             DataLoader(
                 self,
-                batch_size=self._recipe.optimization.batch,
+                batch_size=self._options.batch,
                 sampler=self.order(epoch),
-                # A CPU that trains has no core to spare.
-                num_workers=8 if device.type == "cuda" else 0,
+                num_workers=8 if on_gpu else 0,  # on a CPU, training itself needs all cores
                 drop_last=True,
-                pin_memory=device.type == "cuda",
+                pin_memory=on_gpu,
             )
         )

@@ -15,14 +15,14 @@ import torch
 from rich.console import Console
 from rich.live import Live
 from safetensors.torch import load_file, save_file
-from torchvision import models
+from torchvision import models, tv_tensors
 from typer.testing import CliRunner
 
 from pacs_node.analyze import package
 from pacs_node.analyze.architectures import ARCHITECTURES, ActivationMap
 from pacs_node.cli import app
 from pacs_node.errors import ConfigError, InputError, ModelError
-from pacs_node.training import augment, dataset, losses, pretrained, publish, recipe
+from pacs_node.training import augment, dataset, publish, recipe
 from pacs_node.training import train as training
 from pacs_node.training.recipe import Augmentation, Recipe
 
@@ -113,13 +113,11 @@ def small(**changed: object) -> Recipe:
 
 def test_folding_the_input_is_exact(rgb_weights: Path) -> None:
     network = ARCHITECTURES["squeezenet1_0"].build().eval()
-    pretrained.initialize(network, rgb_weights)
+    training.initialize(network, rgb_weights)
     rgb = models.squeezenet1_0(weights=None).eval()
     rgb.load_state_dict(load_file(rgb_weights))
     gray = torch.rand(2, 1, 128, 128)
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD)
-    )
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (training.IMAGENET_MEAN, training.IMAGENET_STD))
     with torch.inference_mode():
         expected = rgb.features((gray.expand(-1, 3, -1, -1) - mean) / std)
         found = network.get_submodule("features")(gray)
@@ -128,15 +126,15 @@ def test_folding_the_input_is_exact(rgb_weights: Path) -> None:
 
 def test_the_pyramid_starts_from_the_trunk_of_rgb_weights(rgb_weights: Path) -> None:
     network, alone = ActivationMap(), ARCHITECTURES["squeezenet1_0"].build()
-    pretrained.initialize(network, rgb_weights)
-    pretrained.initialize(alone, rgb_weights)
+    training.initialize(network, rgb_weights)
+    training.initialize(alone, rgb_weights)
     torch.testing.assert_close(network.features.state_dict(), alone.get_submodule("features").state_dict())
 
 
 def test_the_weights_of_a_package_are_taken_over_whole(tmp_path: Path) -> None:
     trained, network = (ARCHITECTURES["squeezenet1_0"].build() for _ in range(2))
     save_file(trained.state_dict(), tmp_path / "weights.safetensors")
-    pretrained.initialize(network, tmp_path / "weights.safetensors")
+    training.initialize(network, tmp_path / "weights.safetensors")
     torch.testing.assert_close(network.state_dict(), trained.state_dict())
 
 
@@ -145,7 +143,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         {"features.0.weight": torch.zeros(96, 3, 7, 7), "features.0.bias": torch.zeros(96)}, tmp_path / "w"
     )
     with pytest.raises(ModelError, match="not weights of this architecture"):
-        pretrained.initialize(ARCHITECTURES["squeezenet1_0"].build(), tmp_path / "w")
+        training.initialize(ARCHITECTURES["squeezenet1_0"].build(), tmp_path / "w")
 
 
 def test_the_answer_is_the_pooled_evidence() -> None:
@@ -167,24 +165,56 @@ def marked_square() -> augment.Square:
     return augment.Square(image, (outline,), positive=True)
 
 
+def views_of(source: augment.Square, options: Augmentation, count: int) -> list[augment.View]:
+    transform = augment.pipeline(options)
+    return [augment.view(source, transform, (seed,)) for seed in range(count)]
+
+
 def test_a_view_keeps_the_range_and_its_marks_stay_on_the_object() -> None:
-    options = Augmentation(crop=64, rotation=180, scale=0.3, gamma=0)
-    source = marked_square()
-    drawn = augment.pipeline(options, 96)
-    views = [augment.view(source, drawn, [seed]) for seed in range(40)]
-    assert all(view.image.dtype == np.float32 and view.image.shape == (64, 64) for view in views)
+    views = views_of(marked_square(), Augmentation(crop=64, rotation=180, scale=0.3, gamma=0), 40)
+    assert all(view.image.dtype == torch.float32 and view.image.shape == (1, 64, 64) for view in views)
     assert all(view.image.min() >= 0 and view.image.max() <= 1 for view in views)
-    seen = [view for view in views if view.positive]
-    assert len(seen) > 20
-    for view in seen:
+    positive = [view for view in views if view.positive]
+    assert len(positive) > 20
+    for view in positive:
         inside, outside = view.marks == augment.MARK, view.marks == 0
-        assert view.image[inside].mean() > 0.75  # the outline's own pixels are half dark
-        assert view.image[outside].max() < 0.5
+        assert view.image[0][inside].mean() > 0.75  # the outline's own pixels are half dark
+        assert view.image[0][outside].max() < 0.5
+
+
+def test_the_seed_decides_the_view_and_leaves_the_networks_randomness_alone() -> None:
+    options = Augmentation(crop=64, contrast=0.1, blur=1.5, noise=0.1, collimation=0.5)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again = (views_of(marked_square(), options, 8) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one.image, other.image) for one, other in zip(first, again, strict=True))
+    assert len({view.image.numpy().tobytes() for view in first}) == 8
+
+
+def test_draws_cover_the_stated_ranges() -> None:
+    square = tv_tensors.Image(torch.zeros(1, 96, 96, dtype=torch.uint8))
+    nowhere = tv_tensors.KeyPoints(torch.zeros(0, 2), canvas_size=(96, 96))
+    frame = augment.Frame(Augmentation(rotation=20, scale=0.15, shift=0.06))
+    exposure = augment.Exposure(Augmentation(gamma=0.3, contrast=0.1))
+    torch.manual_seed(0)
+    frames = [frame.make_params([square, nowhere]) for _ in range(300)]
+    exposures = [exposure.make_params([square]) for _ in range(300)]
+    for values, largest in (
+        ([drawn["angle"] for drawn in frames], 20),
+        ([np.log(drawn["scale"]) for drawn in frames], 0.15),
+        ([np.log(drawn["exponent"]) for drawn in exposures], 0.3),
+        ([drawn["black"] for drawn in exposures], 0.1),
+        ([drawn["white"] for drawn in exposures], 0.1),
+    ):
+        assert (np.min(values), np.max(values)) == pytest.approx((-largest, largest), rel=0.05)
+        assert np.std(values) == pytest.approx(largest / np.sqrt(3), rel=0.1)  # uniform
+    shifts = np.array([drawn["translate"] for drawn in frames]) / 96
+    assert 0.055 < np.abs(shifts).max() < 0.06 * np.sqrt(2) * np.exp(0.15)
 
 
 def test_a_view_without_the_mark_is_negative() -> None:
-    options = Augmentation(crop=24, rotation=0, scale=0, mirror=False, gamma=0)
-    views = [augment.view(marked_square(), augment.pipeline(options, 96), [seed]) for seed in range(60)]
+    views = views_of(marked_square(), Augmentation(crop=24, rotation=0, scale=0, mirror=False, gamma=0), 60)
     without = [view for view in views if not view.positive]
     assert without
     assert all(view.marks[12, 12] != augment.MARK for view in without)
@@ -192,20 +222,20 @@ def test_a_view_without_the_mark_is_negative() -> None:
 
 def test_a_collimated_border_hides_no_mark() -> None:
     options = Augmentation(rotation=0, scale=0, shift=0.4, gamma=0, collimation=1)
-    views = [augment.view(marked_square(), augment.pipeline(options, 96), [seed]) for seed in range(40)]
-    assert all(view.image[view.marks == augment.MARK].mean() > 0.75 for view in views if view.positive)
+    views = views_of(marked_square(), options, 40)
+    assert all(view.image[0][view.marks == augment.MARK].mean() > 0.75 for view in views if view.positive)
     bright = augment.Square(np.full((96, 96), 255, np.uint8), (), positive=False)
     still = options.model_copy(update={"shift": 0.0, "mirror": False})
-    bordered = [augment.view(bright, augment.pipeline(still, 96), [seed]).image for seed in range(10)]
+    bordered = [view.image[0] for view in views_of(bright, still, 10)]
     assert all((image[[0, -1]] == 0).any() or (image[:, [0, -1]] == 0).any() for image in bordered)
 
 
 def test_mirrors_only() -> None:
-    still = Augmentation(rotation=0, scale=0, shift=0, gamma=0)
     source = marked_square()
-    found = {augment.view(source, augment.pipeline(still, 96), [seed]).image.tobytes() for seed in range(40)}
+    views = views_of(source, Augmentation(rotation=0, scale=0, shift=0, gamma=0), 40)
     image = source.image.astype(np.float32) / np.float32(255)
-    assert found == {np.ascontiguousarray(image[::y, ::x]).tobytes() for y in (1, -1) for x in (1, -1)}
+    mirrored = {np.ascontiguousarray(image[::y, ::x]).tobytes() for y in (1, -1) for x in (1, -1)}
+    assert {view.image[0].numpy().tobytes() for view in views} == mirrored
 
 
 def test_localization_is_least_where_the_evidence_lies_on_the_mark() -> None:
@@ -215,9 +245,9 @@ def test_localization_is_least_where_the_evidence_lies_on_the_mark() -> None:
     right, wrong = (torch.full((1, cells, cells), -5.0) for _ in range(2))
     right[0, 4:6, 6:8] = 5
     wrong[0, 6:8, 4:6] = 5
-    assert losses.localization(right, marks) < 0.05
-    assert losses.localization(wrong, marks) > 3
-    assert losses.localization(-5 + torch.zeros(1, cells, cells), torch.zeros(1, 96, 96)) < 0.05
+    assert training.localization_loss(right, marks) < 0.05
+    assert training.localization_loss(wrong, marks) > 3
+    assert training.localization_loss(-5 + torch.zeros(1, cells, cells), torch.zeros(1, 96, 96)) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -342,7 +372,7 @@ def test_from_data_to_a_package(bars: Path, tmp_path: Path) -> None:
     assert "leak" in answer.output
 
     again = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "going on after epoch 4" in again.output
+    assert "continuing after epoch 4" in again.output
     assert package.load(out).identity == loaded.identity
 
     shutil.copytree(tmp_path / "runs" / "bars-1", tmp_path / "runs" / "bars-2")
