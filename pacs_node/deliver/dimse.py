@@ -1,4 +1,4 @@
-"""Associations, and the C-STORE SCU (PS3.4 annex B): sends files as they are, in one association."""
+"""Association requestor, C-ECHO SCU (PS3.4 annex A) and C-STORE SCU (annex B), files sent byte for byte."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from pacs_node.records import SendOutcome
 
 ANSWER_SECONDS = 60
 SLOWEST = 20_000
-"""Bytes per second of the slowest network on which an object is still waited for."""
+"""Bytes per second of the slowest network that the C-STORE timeout allows for."""
 _REASONS = {
-    (1, 1): "it gives no reason; most often it does not know our AE title or address",
-    (1, 3): "it does not know our calling AE title {calling}, or not from this address: add it there",
-    (1, 7): "it does not answer to the AE title that we call, {called}: which one is it?",
-    (3, 1): "it is busy; later",
-    (3, 2): "it serves as many associations as it can; later",
+    (
+        1,
+        1,
+    ): "no reason given; most often AE title {calling} or this address is not registered there",
+    (1, 3): "calling AE title {calling} not recognized, or not from this address; register it there",
+    (1, 7): "called AE title {called} not recognized; check the destination's AE title",
+    (3, 1): "temporary congestion; will be retried",
+    (3, 2): "local limit of associations exceeded; will be retried",
 }
 
 
@@ -44,10 +47,10 @@ def associated(
     credentials: TlsSettings | None,
     handlers: Sequence[evt.EventHandlerType] = (),
 ) -> Iterator[Association]:
-    """An association with an AE (PS3.8 7.1), released on leaving. `name` is what the administrator calls it.
+    """An association with an AE (PS3.8 7.1), released at the end; `name` is the AE's name in messages.
 
-    With `credentials`, over TLS. Raises DeliveryError that says why none can be had, and ConfigError where
-    the credentials cannot be used.
+    With `credentials`, over TLS. Raises DeliveryError with the cause if it fails, ConfigError if the
+    credentials are unusable.
     """
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = reach.CONNECT_SECONDS
@@ -55,9 +58,9 @@ def associated(
     ae.requested_contexts = list(contexts)
     where = f"{name} ({address.ae_title} at {address.host}:{address.port})"
     waits: list[evt.EventHandlerType] = [
-        (evt.EVT_CONN_OPEN, _limit),
-        (evt.EVT_CONN_CLOSE, _wake),
-        (evt.EVT_ABORTED, _wake),
+        (evt.EVT_CONN_OPEN, limit),
+        (evt.EVT_CONN_CLOSE, wake),
+        (evt.EVT_ABORTED, wake),
     ]
     secured = (tls.requestor(credentials), address.host) if credentials else None
     started = time.monotonic()
@@ -70,8 +73,8 @@ def associated(
             tls_args=secured,
         )
     except OSError:
-        # The host's name, which is looked up before anything else.
-        raise DeliveryError(f"{where}: {reach.why_not(address, credentials)}") from None
+        # The host name is resolved before anything else.
+        raise DeliveryError(f"{where}: {reach.diagnose(address, credentials)}") from None
     answer = association.acceptor.primitive
     if association.is_rejected:
         reason = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
@@ -82,10 +85,10 @@ def associated(
         if getattr(answer, "result", None) == 0:
             # pynetdicom aborts an association without a presentation context.
             wanted = ", ".join(UID(str(context.abstract_syntax)).name for context in contexts)
-            raise DeliveryError(f"{where} takes none of: {wanted}")
+            raise DeliveryError(f"{where} accepts none of: {wanted}")
         if time.monotonic() - started > ANSWER_SECONDS:
-            raise DeliveryError(f"{where} takes the connection and says nothing for {ANSWER_SECONDS} s")
-        raise DeliveryError(f"{where}: {reach.why_not(address, credentials)}")
+            raise DeliveryError(f"{where} accepts the connection but does not answer for {ANSWER_SECONDS} s")
+        raise DeliveryError(f"{where}: {reach.diagnose(address, credentials)}")
     try:
         yield association
     finally:
@@ -93,47 +96,46 @@ def associated(
             association.release()
 
 
-def _limit(event: evt.Event) -> None:
-    """pynetdicom waits for ever inside a PDU: a peer that stalls there would hold its thread for good."""
+def limit(event: evt.Event) -> None:
+    """Limit the wait inside a PDU: pynetdicom waits without end, so a stalled peer would block its thread."""
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:
         connection.socket.settimeout(ANSWER_SECONDS)
-        # The second PDU of a message must not wait for a delayed acknowledgement of the first: 40 ms.
+        # Else the second PDU of a message waits 40 ms for the delayed acknowledgement of the first.
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _wake(event: evt.Event) -> None:
-    """Tell who waits for an answer that none will come: pynetdicom's own word for it can get lost."""
+def wake(event: evt.Event) -> None:
+    """End the wait for a response that will not come: pynetdicom's own signal can get lost."""
     event.assoc.dimse.msg_queue.put((None, None))
 
 
 def store(destination: Destination, calling_ae_title: str, paths: Sequence[Path]) -> Generator[SendOutcome]:
-    """Send files (at most 60), their data sets byte for byte, and yield what was answered to each, in order.
+    """Send at most 60 files, their data sets byte for byte, and yield the outcome of each, in order.
 
-    One is encoded anew only where the peer takes, of the uncompressed transfer syntaxes, only the other. An
-    object without an answer yields a status of None. Raises DeliveryError, before the first, where no
-    association can be had.
+    A file is re-encoded only if the peer accepts just the other uncompressed transfer syntax. Without a
+    response the status is None. Raises DeliveryError, before the first, if there is no association.
     """
     address = destination.address
     if address is None:
-        raise DeliveryError(f"{destination.name}: it takes no C-STORE")
-    # A path is sent as it lies there. A switch for the whole process, in which nothing else sends paths.
+        raise DeliveryError(f"{destination.name}: no C-STORE at a STOW-RS destination")
+    # Makes pynetdicom send a path byte for byte, in the whole process; nothing else here sends paths.
     _config.STORE_SEND_CHUNKED_DATASET = True
     metas = [read_file_meta_info(path) for path in paths]
-    contexts, credentials = _contexts(metas), destination.credentials
+    contexts, credentials = storage_contexts(metas), destination.credentials
     with associated(destination.name, address, calling_ae_title, contexts, credentials) as association:
         accepted = {(each.abstract_syntax, each.transfer_syntax[0]) for each in association.accepted_contexts}
         for path, meta in zip(paths, metas, strict=True):
             if not association.is_established:
                 yield SendOutcome(None, "the association was lost")
                 continue
-            as_it_is = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID) in accepted
-            # pynetdicom counts from the moment at which the object is only queued to be sent.
+            unchanged = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID) in accepted
+            # pynetdicom counts from the moment at which the object is queued.
             association.dimse_timeout = ANSWER_SECONDS + path.stat().st_size / SLOWEST
             try:
-                answer = association.send_c_store(path if as_it_is else dcmread(path))
+                answer = association.send_c_store(path if unchanged else dcmread(path))
             except ValueError as error:
-                # pynetdicom's word for: no presentation context was accepted for this object.
+                # No presentation context was accepted for this object.
                 yield SendOutcome(None, f"not accepted: {error}")
                 continue
             except RuntimeError:
@@ -141,15 +143,15 @@ def store(destination: Destination, calling_ae_title: str, paths: Sequence[Path]
                 continue
             status = answer.get("Status")
             if status is None:
-                yield SendOutcome(None, "no answer to the C-STORE")
+                yield SendOutcome(None, "no response to the C-STORE")
             else:
                 yield answers.c_store(int(status), str(answer.get("ErrorComment", "")))
 
 
-def _contexts(metas: Sequence[FileMetaDataset]) -> list[PresentationContext]:
-    """One context for each SOP class and transfer syntax: among several in one, the choice is the peer's.
+def storage_contexts(metas: Sequence[FileMetaDataset]) -> list[PresentationContext]:
+    """One context for each SOP class and transfer syntax, since among several the peer would choose.
 
-    Verification rides along: where no context at all is accepted, pynetdicom aborts, as if nobody were there.
+    With Verification: if no context is accepted, pynetdicom aborts as if the peer had not answered.
     """
     uncompressed = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     wanted = {(Verification, ImplicitVRLittleEndian): None}
@@ -158,3 +160,25 @@ def _contexts(metas: Sequence[FileMetaDataset]) -> list[PresentationContext]:
         for syntax in (own, *uncompressed) if own in uncompressed else (own,):
             wanted[meta.MediaStorageSOPClassUID, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def refused(
+    name: str,
+    address: ApplicationEntity,
+    calling_ae_title: str,
+    sop_classes: Sequence[str],
+    credentials: TlsSettings | None,
+) -> list[str]:
+    """Send a C-ECHO and propose these SOP classes; returns those that the AE does not accept.
+
+    Raises DeliveryError if there is no association or no success.
+    """
+    contexts = [build_context(sop_class) for sop_class in (Verification, *sop_classes)]
+    with associated(name, address, calling_ae_title, contexts, credentials) as association:
+        accepted = {context.abstract_syntax for context in association.accepted_contexts}
+        if Verification in accepted:
+            status = association.send_c_echo().get("Status")
+            if status != 0x0000:
+                answer = "no response" if status is None else f"status 0x{status:04X}"
+                raise DeliveryError(f"{name}: {answer} to the C-ECHO")
+    return [sop_class for sop_class in sop_classes if sop_class not in accepted]

@@ -1,4 +1,4 @@
-"""Sends what is due for one destination, judges every answer and records it."""
+"""Sends due results to one destination and records the outcome of each."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def send(
     calling_ae_title: str,
     claim: queue.Claim[Delivery],
 ) -> bool:
-    """Send claimed results in one association; whatever happens, each has an answer in the journal.
+    """Send claimed results in one association; the journal gets an outcome for each, whatever happens.
 
-    Only a file that still is what was committed is sent. False where the destination could not be reached.
+    A file that was altered since its commit is not sent. False if the destination could not be reached.
     """
     waiting = []
     for delivery in claim.items:
@@ -55,7 +55,7 @@ def send(
     if not paths:
         return True
     try:
-        # Closed whatever happens: an association that nobody ends keeps its thread and the peer's.
+        # Always closed: an association left open keeps its thread and the peer's.
         with closing(_STORE[destination.kind](destination, calling_ae_title, paths)) as outcomes:
             for outcome in outcomes:
                 _record(database, claim.token, destination, waiting.pop(0), outcome)
@@ -68,10 +68,18 @@ def send(
     return True
 
 
+def echo(destination: Destination, calling_ae_title: str) -> None:
+    """C-ECHO, or one QIDO-RS search for STOW-RS. Raises DeliveryError with the cause of a failure."""
+    if destination.address is None:
+        stow.search(destination)
+    else:
+        dimse.refused(destination.name, destination.address, calling_ae_title, (), destination.credentials)
+
+
 def send_files(
     destination: Destination, calling_ae_title: str, paths: Sequence[Path]
 ) -> Generator[tuple[Path, SendOutcome]]:
-    """Send DICOM files as they are and yield what was answered to each, in order; nothing is retried."""
+    """Send DICOM files byte for byte and yield the outcome of each, in order, without retries."""
     for start in range(0, len(paths), BATCH):
         waiting = []
         for path in paths[start : start + BATCH]:
@@ -88,7 +96,7 @@ def send_files(
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file says what it is, as a DICOM file must (PS3.10 7.1)."""
+    """Whether a file has the file meta information of a DICOM file (PS3.10 7.1)."""
     try:
         meta = read_file_meta_info(path)
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError):
@@ -97,7 +105,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _fault(path: Path, sha256: str) -> SendOutcome | None:
-    """Why a result's file cannot be sent; None where it is what was committed."""
+    """Why a result's file cannot be sent; None if it is intact."""
     try:
         with path.open("rb") as file:
             intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
@@ -116,7 +124,7 @@ def _record(
     comment = outcome.comment
     state = judge(outcome, delivery.attempts)
     if outcome.verdict is Reply.DUPLICATE and deliveries.was_sent(database, delivery):
-        # Sent, purged, and made again when the study came again: what is there is ours.
+        # Sent, purged, and made again when the study was received again: the object there is this result.
         state = DeliveryState.SENT
     if state == DeliveryState.PENDING and _is_last(delivery.attempts, destination.max_attempts):
         state = DeliveryState.QUARANTINED
@@ -139,22 +147,22 @@ def _record(
         result=delivery.role,
         sop_instance_uid=delivery.sop_instance_uid,
         status=outcome.status,
-        # The words of a PACS may quote the data set: they stay in the journal.
+        # A PACS's comment may quote the data set: it stays in the journal.
         comment=comment if outcome.status is None else None,
         attempt=delivery.attempts,
     )
 
 
 def _is_last(attempts: int, max_attempts: int) -> bool:
-    """Attempts are counted for ever, so every `retry` grants as many again."""
+    """Whether attempts are used up; they are never reset, so every `retry` grants as many again."""
     return max_attempts > 0 and attempts % max_attempts == 0
 
 
 def judge(outcome: SendOutcome, attempts: int) -> DeliveryState:
     """The state of a delivery after its n-th attempt.
 
-    A duplicate counts as sent only after an earlier attempt, whose answer was lost on the way. Without one,
-    the destination holds an object of another origin under this UID.
+    A duplicate counts as sent only after an earlier attempt, whose response was lost. Otherwise the
+    destination holds an object of another origin under this UID.
     """
     if outcome.verdict is Reply.DELIVERED or (outcome.verdict is Reply.DUPLICATE and attempts > 1):
         return DeliveryState.SENT
@@ -162,7 +170,7 @@ def judge(outcome: SendOutcome, attempts: int) -> DeliveryState:
 
 
 def pause_seconds(unreached: int) -> float:
-    """How long to leave a destination alone that could not be reached so many times in a row."""
+    """Pause after so many consecutive failures to reach a destination."""
     return min(LAST_PAUSE_SECONDS, retry_seconds(unreached))
 
 

@@ -1,7 +1,7 @@
-"""What part of the body an image shows, and which side of it: in words and in SNOMED CT codes.
+"""Body part and laterality of an image, in words and SNOMED CT codes.
 
 The codes are those of PS3.16 CID 4031 (Common Anatomic Regions) for the skeletal terms of BodyPartExamined
-(PS3.16 Annex L). What is not in the table keeps its own word and gets no code: none is guessed.
+(PS3.16 Annex L). Other terms keep their own word and get no code.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _UNPAIRED |= {"PELVIS", "SACRUM", "SKULL", "SPINE", "STERNUM", "TLSPINE", "TSPIN
 
 
 def defined_term(header: Dataset) -> str | None:
-    """The body part as a term of PS3.16 Annex L; None where the image states none, or one that is not here.
+    """The body part as a term of PS3.16 Annex L; None if absent or not in the table.
 
     From BodyPartExamined, else from the code of AnatomicRegionSequence.
     """
@@ -96,7 +96,7 @@ def defined_term(header: Dataset) -> str | None:
 
 
 def unpaired(header: Dataset) -> bool:
-    """Whether BodyPartExamined is known to be a part that has no sides."""
+    """Whether BodyPartExamined is a part without sides."""
     return _term(header) in _UNPAIRED
 
 
@@ -110,7 +110,7 @@ def site(header: Dataset) -> Code | None:
 
 
 def body_part(header: Dataset) -> str:
-    """The body part in lower-case words such as "wrist", or an empty text where the image states none."""
+    """The body part in lower-case words such as "wrist", or "" if the image states none."""
     term = _term(header)
     if term in _SITES:
         return _SITES[term][1].lower().removesuffix(" joint")
@@ -122,10 +122,10 @@ def body_part(header: Dataset) -> str:
 
 
 def laterality(header: Dataset, others: Iterable[Dataset] = ()) -> Side | None:
-    """The side of one image: "L", "R", "B" (both), or None where it is unpaired, not stated or contradictory.
+    """The side of an image: "L", "R", "B" (both), or None if unpaired, not stated or contradictory.
 
-    Its homes are ImageLaterality, FrameLaterality and the series' Laterality. What one image says must agree,
-    and a series' Laterality counts only if the series' other images, `others`, say the same.
+    Sources are ImageLaterality, FrameLaterality and the series' Laterality. They must agree in the image; the
+    series' Laterality counts only if the other images of the series, among `others`, agree.
     """
     image = {str(header.get("ImageLaterality") or "")}
     for group in header.get("SharedFunctionalGroupsSequence") or []:
@@ -155,6 +155,6 @@ def place(header: Dataset, side: Side | None) -> str:
 
 
 def _term(header: Dataset) -> str:
-    """BodyPartExamined without the spaces and underscores that people write into "C SPINE"."""
+    """BodyPartExamined without spaces, underscores and hyphens, as in "C SPINE"."""
     stated = str(header.get("BodyPartExamined") or "").upper()
     return stated.replace("_", "").replace(" ", "").replace("-", "")

@@ -1,4 +1,4 @@
-"""What a peer may not do to us over its connection: stall, send without end, or break a thread."""
+"""Limits on peers of the storage SCP: stalls, endless messages, and bytes that break pynetdicom's threads."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 
 LARGEST_REQUEST = 1 << 20
-"""More than 128 presentation contexts with every transfer syntax take (PS3.8 9.3.2)."""
+"""More than 128 presentation contexts with every transfer syntax need (PS3.8 9.3.2)."""
 LARGEST_OBJECT = 4 << 30
-"""As much as the longest element takes (PS3.5 7.1); an object is received into memory."""
+"""The size of the longest element (PS3.5 7.1); an object is received into memory."""
 
 _log = structlog.get_logger(__name__)
 
 
 def bound(event: evt.Event, stall_seconds: float, max_pdu: int) -> None:
-    """Bound the wait inside of a PDU, its length and that of a message; survive what pynetdicom makes of it.
+    """Limit the wait inside a PDU and the length of PDUs and messages; end an association in order on errors.
 
-    pynetdicom waits for ever inside a PDU: a sender that stalls there would hold two threads for good. It
-    takes up to 4 GB for one, from whoever connects, and any number of fragments for a message that does not
-    end. What it cannot make sense of ends one of its two threads, with the data on standard error, and the
-    other waits on.
+    pynetdicom waits without end inside a PDU, so a stalled sender would hold two threads. It accepts 4 GB for
+    one PDU from any peer, and any number of fragments for one message. Malformed bytes end one of its two
+    threads, with the data on standard error, while the other keeps waiting.
     """
     association: Any = event.assoc
     connection = association.dul.socket
@@ -50,16 +49,16 @@ def bound(event: evt.Event, stall_seconds: float, max_pdu: int) -> None:
 
 
 def let_go(event: evt.Event) -> None:
-    """pynetdicom waits on for the request of a connection that is closed: probes would take all places."""
+    """End pynetdicom's wait for the request of a closed connection: probes would use up all associations."""
     if event.assoc.requestor.primitive is None:
         event.assoc.dul.to_user_queue.put(None)
 
 
 def hang_up(association: Association) -> None:
-    """Close the connection of an association that is not yet, or no longer, one.
+    """Close the connection of an association that is not established.
 
-    A-ABORT is no event of the state machine before the request and after a rejection (PS3.8 9.2.3, Sta2 and
-    Sta13): pynetdicom's thread would end with an exception there.
+    Before the request and after a rejection A-ABORT is not an event of the state machine (PS3.8 9.2.3, Sta2
+    and Sta13): pynetdicom's thread would end with an exception.
     """
     connection = association.dul.socket
     if connection is not None and connection.socket is not None:
@@ -68,13 +67,13 @@ def hang_up(association: Association) -> None:
 
 
 def _surviving(association: Association, step: Callable[..., Any]) -> Callable[..., None]:
-    """A step of pynetdicom's threads after which, whatever happens in it, both end in order."""
+    """Wrap a step of pynetdicom's threads so that an exception ends both in order."""
 
     def survive(*arguments: Any) -> None:
         try:
             step(*arguments)
-        except Exception as error:  # noqa: BLE001 - any bytes come here, and anything may come of them
-            # Not what it says: that quotes them.
+        except Exception as error:  # noqa: BLE001 - any bytes arrive here
+            # Without the message, which quotes the bytes.
             _log.warning(
                 "association_broken", address=association.requestor.address, error=type(error).__name__
             )

@@ -1,8 +1,8 @@
-"""N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 J.3.3): what an archive promises to keep."""
+"""N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 J.3.3): an archive's commitment to objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 from pydicom.dataset import Dataset
@@ -15,7 +15,7 @@ PUSH_MODEL = UID("1.2.840.10008.1.20.1")
 PUSH_MODEL_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 
 Settle = Callable[[CommitmentReport], bool]
-"""Records a report durably; False where no such transaction is known."""
+"""Records a report durably; False for an unknown transaction."""
 
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
@@ -35,20 +35,20 @@ _log = structlog.get_logger(__name__)
 
 
 def on_event_report(event: evt.Event, settle: Settle) -> tuple[int, None]:
-    """Answer a report: 0x0000 only once it is recorded (PS3.7 10.1.1.1.8)."""
+    """Respond to a report; 0x0000 only once it is recorded (PS3.7 10.1.1.1.8)."""
     if event.event_type not in _EVENT_TYPES:
         return NO_SUCH_EVENT_TYPE, None
     try:
         report = _read(event.event_information)
         known = settle(report)
-    except Exception:  # noqa: BLE001 - the association must survive; the archive is told and may repeat it
+    except Exception:  # noqa: BLE001 - the association must survive; the archive may repeat the report
         _log.exception("commitment_report_error")
         return PROCESSING_FAILURE, None
     if not known:
         _log.warning("commitment_unknown", transaction_uid=report.transaction_uid)
         return INVALID_ARGUMENT_VALUE, None
-    told = {"committed": len(report.committed), "failed": len(report.failed)}
-    _log.info("commitment_report", transaction_uid=report.transaction_uid, **told)
+    counts = {"committed": len(report.committed), "failed": len(report.failed)}
+    _log.info("commitment_report", transaction_uid=report.transaction_uid, **counts)
     return SUCCESS, None
 
 
@@ -56,17 +56,13 @@ def _read(information: Dataset) -> CommitmentReport:
     return CommitmentReport(
         transaction_uid=str(information.get("TransactionUID") or ""),
         committed=frozenset(
-            str(item.ReferencedSOPInstanceUID) for item in _items(information, "ReferencedSOPSequence")
+            str(item.ReferencedSOPInstanceUID) for item in information.get("ReferencedSOPSequence") or ()
         ),
         failed={
             str(item.ReferencedSOPInstanceUID): _reason(item)
-            for item in _items(information, "FailedSOPSequence")
+            for item in information.get("FailedSOPSequence") or ()
         },
     )
-
-
-def _items(information: Dataset, keyword: str) -> Sequence[Dataset]:
-    return information.get(keyword) or ()
 
 
 def _reason(item: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""The headers of demonstration objects: whose study they belong to, and what every image must carry."""
+"""Headers of synthetic objects: patient, study and image modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SOP_CLASSES = {"DX": DigitalXRayImageStorageForPresentation, "CR": ComputedRadi
 
 @dataclass(frozen=True, slots=True)
 class StudyHeader:
-    """The patient and study attributes that make images into one study; empty strings are unknown."""
+    """Patient and study attributes shared by the images of a study; empty means unknown."""
 
     study_instance_uid: str
     patient_id: str
@@ -43,7 +43,7 @@ class StudyHeader:
 
 
 def derive_uid(*parts: object) -> UID:
-    """The UID that belongs to these parts, always the same one (PS3.5 B.2, UUID version 5)."""
+    """A deterministic UID of these parts (PS3.5 B.2, UUID version 5)."""
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(str(part) for part in parts)).int}")
 
 
@@ -85,7 +85,7 @@ def image_object(
     window: tuple[float, float],
     series_number: int = 1,
 ) -> FileDataset:
-    """An X-ray image of `study` with all that its IOD asks for and that does not depend on the body part.
+    """An X-ray image of `study` with all attributes that its IOD requires, whatever the body part.
 
     `pixels` has shape (rows, columns); `window` is (centre, width) in stored pixel values. DX is "for
     presentation" (PS3.3 A.26), CR has no intent (PS3.3 A.2). Uncompressed, Explicit VR Little Endian.

@@ -1,4 +1,4 @@
-"""Why an application entity gives no association: one step after the other, until one fails."""
+"""Diagnosis of a failed association: name resolution, TCP and TLS, step by step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pacs_node.errors import DeliveryError
 
 CONNECT_SECONDS = 10
 ALERT_SECONDS = 2.0
-"""With TLS 1.3 a peer refuses our certificate only after the handshake is done for us."""
+"""With TLS 1.3 a peer rejects the client's certificate only after the client's handshake is done."""
 
 _NO_TLS = "set `tls = false` for this destination, or name its TLS port"
 
 
-def why_not(address: ApplicationEntity, credentials: TlsSettings | None) -> str:
-    """What stands between us and an AE that gave no association and did not keep us waiting."""
+def diagnose(address: ApplicationEntity, credentials: TlsSettings | None) -> str:
+    """The cause of a failed association that did not time out."""
     try:
         connection = connect(address.host, address.port)
     except DeliveryError as error:
@@ -26,24 +26,24 @@ def why_not(address: ApplicationEntity, credentials: TlsSettings | None) -> str:
         if credentials:
             return _why_no_tls(connection, address, credentials)
         if _speaks_tls(connection):
-            return "it speaks TLS on this port, we do not: set `tls = true` for this destination"
-    return "it takes the connection and hangs up: is that its DICOM port?"
+            return "this port requires TLS: set `tls = true` for this destination"
+    return "it accepts the connection and closes it: is this its DICOM port?"
 
 
 def connect(host: str, port: int) -> socket.socket:
-    """A TCP connection. Raises DeliveryError that says why there is none."""
+    """A TCP connection. Raises DeliveryError with the cause of a failure."""
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
-        words = f"the host name {host} is not known: is it right, and does this machine's DNS know it?"
+        words = f"the host name {host} is not known: is it correct, and known to this machine's DNS?"
         raise DeliveryError(words) from None
     try:
         return socket.create_connection((host, port), CONNECT_SECONDS)
     except ConnectionRefusedError:
-        words = f"port {port} is closed: is the PACS running there, and is the port right?"
+        words = f"port {port} is closed: is the PACS running there, and is the port correct?"
     except TimeoutError:
         words = (
-            f"no answer within {CONNECT_SECONDS} s: is the host right, and does a firewall let us through?"
+            f"no answer within {CONNECT_SECONDS} s: is the host correct, and does a firewall block this node?"
         )
     except OSError as error:
         words = f"it cannot be reached: {error.strerror or type(error).__name__}"
@@ -51,7 +51,7 @@ def connect(host: str, port: int) -> socket.socket:
 
 
 def local_address(address: ApplicationEntity) -> str:
-    """Our own address on the way there; nothing is sent. Raises OSError where there is no way."""
+    """This machine's address on the route to an AE; nothing is sent. Raises OSError if there is no route."""
     family, kind, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(where)
@@ -71,13 +71,13 @@ def _why_no_tls(connection: socket.socket, address: ApplicationEntity, credentia
         reason = error.reason or ""
         if "ALERT" in reason:
             advice = "it must trust the issuer of `tls.certificate`"
-            return f"TLS: it refuses us ({reason.replace('_', ' ').lower()}): {advice}"
-        return f"it speaks no TLS on this port: {_NO_TLS}"
+            return f"TLS: it rejects this node ({reason.replace('_', ' ').lower()}): {advice}"
+        return f"no TLS on this port: {_NO_TLS}"
     except OSError:
-        # Silence or a hang-up; after the handshake, its answer to an association request that never came.
+        # Silence or a closed connection; after the handshake, the peer waits for an association request.
         if not connected:
-            return f"it does not answer to TLS: {_NO_TLS}"
-    return "TLS works, but then it hangs up: is that its DICOM port?"
+            return f"no answer to TLS: {_NO_TLS}"
+    return "TLS works, but then it closes the connection: is this its DICOM port?"
 
 
 def _speaks_tls(connection: socket.socket) -> bool:

@@ -1,4 +1,4 @@
-"""Reading DICOM files that may be damaged: what pydicom raises then, and what can be read all the same."""
+"""Reads DICOM files that may be damaged: pydicom's errors become one kind, broken elements are dropped."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _PARSE_ERRORS = (
 
 @contextmanager
 def parsing(failure: Callable[[Exception], PacsNodeError]) -> Iterator[None]:
-    """Turn what pydicom and decoders raise on damaged files, as far as was seen, into `failure`.
+    """Turn the errors that pydicom and decoders raise on damaged files into `failure`.
 
-    A disk that fails, and too little memory, are not the file's fault: those errors stay what they are.
+    Errors of the disk and of memory are not the file's fault and pass unchanged.
     """
     try:
         yield
@@ -44,14 +44,14 @@ def parsing(failure: Callable[[Exception], PacsNodeError]) -> Iterator[None]:
 
 
 def is_disk(error: BaseException) -> bool:
-    """Whether the disk, full or away, is to blame. pydicom, too, raises OSError, but without a number."""
+    """Whether the disk (full or unavailable) is to blame. pydicom raises OSError too, but without errno."""
     return isinstance(error, OSError) and error.errno is not None
 
 
 def header(path: Path) -> FileDataset:
-    """The header of a stored object without its pixel data and without what is broken in it.
+    """The header of a stored object without pixel data and broken elements.
 
-    Raises DecodeError where that is nothing.
+    Raises DecodeError if it cannot be read at all.
     """
     with parsing(lambda error: DecodeError(f"not a readable DICOM file ({type(error).__name__})")):
         dataset = dcmread(path, stop_before_pixels=True)
@@ -60,10 +60,9 @@ def header(path: Path) -> FileDataset:
 
 
 def drop_broken(dataset: Dataset) -> None:
-    """Take out the elements that cannot be read or not be written again, as if absent; in nested items too.
+    """Remove elements that cannot be read or rewritten, or have a wrong kind of VR, also in nested items.
 
-    Nor may one be of another kind than the standard's. pydicom reads a value when it is asked for: one broken
-    element would break whatever comes by it.
+    pydicom parses a value on access, so one broken element would fail at any later use.
     """
     drop_odd_character_set(dataset)
     for tag in list(dataset.keys()):
@@ -71,8 +70,8 @@ def drop_broken(dataset: Dataset) -> None:
             with parsing(lambda error: DecodeError(type(error).__name__)):
                 raw, element = dataset.get_item(tag), dataset[tag]
                 if isinstance(raw, RawDataElement) and isinstance(element.value, PersonName):
-                    # A letter that is none in the declared character set reads as U+FFFD; it is not to be
-                    # written so: the name goes back as it came.
+                    # A byte outside the declared character set reads as U+FFFD, which must not be written:
+                    # the name is written as received.
                     element.value.original_string = bytes(raw.value or b"").rstrip(b"\0 ")
                 if not has_its_kind(element):
                     raise ValueError(f"{element.VR} is not the VR of {tag}")
@@ -80,16 +79,18 @@ def drop_broken(dataset: Dataset) -> None:
                     for item in element.value:
                         drop_broken(item)
                 else:
+                    buffer = DicomBytesIO()
+                    buffer.is_little_endian, buffer.is_implicit_VR = True, False
                     encodings = cast("list[str]", dataset.original_character_set)
-                    write_data_element(_nowhere(), element, encodings)
+                    write_data_element(buffer, element, encodings)
         except DecodeError:
             del dataset[tag]
 
 
 def drop_odd_character_set(dataset: Dataset) -> None:
-    """Take out a SpecificCharacterSet by which nothing can be read, before anything is.
+    """Remove a SpecificCharacterSet that cannot be used, before any text is read.
 
-    pydicom takes the name of any codec of Python for one, such as "rot13".
+    pydicom accepts the name of any Python codec, such as "rot13".
     """
     codecs = dataset.original_character_set
     if not all(map(_keeps_ascii, [codecs] if isinstance(codecs, str) else codecs)):
@@ -99,7 +100,7 @@ def drop_odd_character_set(dataset: Dataset) -> None:
 
 
 def has_its_kind(element: DataElement) -> bool:
-    """Whether it is text, number, bytes, name, tag or sequence, as the standard has it for its tag."""
+    """Whether it is text, number, bytes, name, tag or sequence as the standard requires for its tag."""
     stated = dictionary_VR(element.tag).split(" or ") if dictionary_has_tag(element.tag) else [element.VR]
     return any(_kinds(element.VR) & _kinds(vr) for vr in stated)
 
@@ -119,12 +120,6 @@ def _kinds(vr: str) -> set[str]:
     return {"bytes" if vr in BYTES_VR else "number" if vr in INT_VR | FLOAT_VR else "text"}
 
 
-def _nowhere() -> DicomBytesIO:
-    file = DicomBytesIO()
-    file.is_little_endian, file.is_implicit_VR = True, False
-    return file
-
-
 def reason(error: BaseException) -> str:
-    """An error's message on one line of bearable length."""
+    """An error's kind and message on one line of at most 200 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

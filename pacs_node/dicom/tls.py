@@ -1,4 +1,4 @@
-"""TLS for DICOM: both sides show a certificate, TLS 1.2 or newer (PS3.15 B.12: BCP 195, RFC 9325)."""
+"""TLS for DICOM: mutual certificates, TLS 1.2 or newer (PS3.15 B.12: BCP 195, RFC 9325)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Peer(ssl.SSLSocket):
-    """A peer's connection, whose first read does the handshake; pynetdicom would not say why one failed."""
+    """A peer's connection, whose first read does the handshake and logs why it failed."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
@@ -36,9 +36,9 @@ class _Peer(ssl.SSLSocket):
 
 
 class _Acceptor(ssl.SSLContext):
-    """Leaves the handshake to the connection's own thread, whose reads have a time limit.
+    """Leaves the handshake to the connection's thread, whose reads have a timeout.
 
-    pynetdicom wraps a connection where it accepts it: a peer that says nothing would hold up all others.
+    pynetdicom wraps a connection in the accepting thread, where a silent peer would block all others.
     """
 
     def wrap_socket(self, sock: socket.socket, *_: Any, **__: Any) -> ssl.SSLSocket:
@@ -46,22 +46,22 @@ class _Acceptor(ssl.SSLContext):
 
 
 def acceptor(tls: TlsSettings) -> ssl.SSLContext:
-    """For the DICOM port: peers need a certificate that `tls.ca` vouches for.
+    """Context of the DICOM port: peers need a certificate issued by `tls.ca`.
 
-    Raises ConfigError naming the key whose file is absent, no PEM, or does not fit the other.
+    Raises ConfigError naming the key whose file is absent, not PEM, or does not match.
     """
     context = _Acceptor(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = _Peer
     context.verify_mode = ssl.CERT_REQUIRED
-    # A ticket that lies unread makes pynetdicom's select say that there is data.
+    # An unread session ticket makes pynetdicom's select report data.
     context.num_tickets = 0
     return _prepared(context, tls)
 
 
 def requestor(tls: TlsSettings) -> ssl.SSLContext:
-    """For our associations: the peer's certificate and host name are checked, and ours is shown.
+    """For outgoing associations: checks certificate and host name, shows the node's certificate, if any.
 
-    Raises ConfigError as `acceptor` does. Without a certificate of ours none is shown.
+    Raises ConfigError as `acceptor` does.
     """
     return _prepared(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls)
 
@@ -74,7 +74,7 @@ def _prepared(context: ssl.SSLContext, tls: TlsSettings) -> ssl.SSLContext:
         _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "certificate", tls.certificate)
         _read("key", tls.key)
         try:
-            # Without a word for it, OpenSSL would ask the terminal for the passphrase.
+            # Without a password argument OpenSSL would prompt on the terminal.
             context.load_cert_chain(tls.certificate, tls.key, password="")
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
@@ -101,22 +101,22 @@ def _read(key: str, path: Path | None) -> str:
 
 
 def expiry(tls: TlsSettings) -> datetime:
-    """When our certificate ends. Raises ConfigError where peers that trust `tls.ca` would not accept it.
+    """Expiry of the node's certificate. Raises ConfigError if peers that trust `tls.ca` would reject it.
 
-    Both sides of a handshake are ours, in memory: what a peer would check is checked.
+    Does a handshake in memory, so that everything a peer checks is checked.
     """
     client, server = requestor(tls), acceptor(tls)
     client.check_hostname = False
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = server.wrap_bio(to_server, to_client, server_side=True)
-    theirs = client.wrap_bio(to_client, to_server)
+    node = server.wrap_bio(to_server, to_client, server_side=True)
+    peer = client.wrap_bio(to_client, to_server)
     try:
-        for side in (theirs, ours, theirs, ours):
+        for side in (peer, node, peer, node):
             try:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 continue
     except ssl.SSLCertVerificationError as error:
         raise ConfigError(f"tls.certificate: {tls.certificate}: {error.verify_message}") from None
-    shown = theirs.getpeercert() or {}
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+    certificate = peer.getpeercert() or {}
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)

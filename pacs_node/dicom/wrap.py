@@ -1,4 +1,4 @@
-"""JPEG and PNG files as DICOM objects, for people who have pictures of radiographs but no PACS."""
+"""JPEG and PNG files as DICOM objects, for pictures of radiographs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def wrap(
     """A JPEG or PNG file as a DX-for-presentation object: 8 bits, MONOCHROME2, uncompressed.
 
     Colour becomes luminance, 16 bits become 8, and EXIF's orientation is applied. The UIDs and the patient
-    ID are derived from the file's content. What a picture does not tell is not invented: ImageLaterality,
-    PatientOrientation and ImagerPixelSpacing, which the DX IOD asks for (PS3.3 A.26), have no
-    value. Raises InputError for a file that is no JPEG or PNG, or over 64 megapixels.
+    ID are derived from the file's content. ImageLaterality,
+    PatientOrientation and ImagerPixelSpacing, which the DX IOD requires (PS3.3 A.26), are unknown and left
+    empty. Raises InputError for a file that is no JPEG or PNG, or over 64 megapixels.
     """
     try:
         content = path.read_bytes()
@@ -55,7 +55,7 @@ def wrap(
     image.SeriesDescription = "Wrapped from an image file"
     image.ImageComments = "Made by pacs-node from a JPEG or PNG file. Not an original DICOM image."
     image.InstanceNumber = instance_number
-    # Nobody looked: letters and names may well be part of the picture.
+    # Not checked: letters and names may be part of the picture.
     image.BurnedInAnnotation = "YES"
     image.PatientOrientation = None
     image.Laterality = ""

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from pacs_node.config import Destination
-from pacs_node.deliver.echo import echo
+from pacs_node.deliver.sender import echo
 from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
 from pacs_node.journal import audit, deliveries, queue

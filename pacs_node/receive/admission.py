@@ -1,4 +1,4 @@
-"""Who may send, what can be stored, and what of it is to be analyzed."""
+"""Admission rules: permitted senders, storable objects, and images to analyze."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HEADER = (
 )
 _PIECE = 1 << 20
 MAX_UID_LENGTH = 128
-"""Twice what the standard allows (PS3.5 9.1): the field sends longer ones; the journal keeps no more."""
+"""Twice the standard's limit (PS3.5 9.1), since longer ones occur; also the limit of the journal."""
 _CAPTURES = {
     SecondaryCaptureImageStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
@@ -79,11 +79,11 @@ XRAY_CLASSES = _CAPTURES | {
 """SOP classes in which an X-ray may come; mammography, of which no bone is expected, is none of them."""
 _HUMAN_CODES = {"337915000", "L-85B00"}
 MAX_INFLATED = 512 << 20
-"""Largest deflated data set, inflated: readers inflate it whole, and 1 MB may become 1 GB (PS3.5 A.5)."""
+"""Limit of a deflated data set (PS3.5 A.5), inflated: readers inflate it whole, and 1 MB may become 1 GB."""
 
 
 def may_send(peers: tuple[Peer, ...], calling_ae_title: str, address: str) -> bool:
-    """Whether a peer with this calling AE title and address is on the list; an empty list admits anyone."""
+    """Whether a peer with this calling AE title and address is on the list; an empty list admits any AE."""
     return not peers or any(
         peer.ae_title == calling_ae_title.strip() and _is_from(peer, address) for peer in peers
     )
@@ -106,15 +106,14 @@ def _is_from(peer: Peer, address: str) -> bool:
 def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
     """The attributes that identify and admit an object, read without its pixel data.
 
-    Raises AdmissionError: 0xC000 where the file cannot be parsed, inflates to more than MAX_INFLATED bytes or
-    lacks one of the four identifying UIDs, 0xA900 where it is not what the C-STORE request that brought it
-    names (PS3.7 9.1.1).
+    Raises AdmissionError: 0xC000 if the file cannot be parsed, inflates to more than MAX_INFLATED bytes or
+    lacks an identifying UID, 0xA900 if it differs from the C-STORE request (PS3.7 9.1.1).
     """
     with parsing(lambda e: AdmissionError(CANNOT_UNDERSTAND, f"not a readable data set: {type(e).__name__}")):
         _check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
         drop_odd_character_set(header)
-        # pydicom converts a value when it is asked for: what it cannot convert is to be known here already.
+        # pydicom converts a value on access: errors must show here.
         for _ in (*header.file_meta.iterall(), *header.iterall()):
             pass
         missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
@@ -132,7 +131,7 @@ def read_header(path: Path, request: C_STORE | None = None) -> FileDataset:
 
 
 def _check_inflated(path: Path) -> None:
-    """Inflate a deflated data set piece by piece, keeping nothing, and refuse it where it grows too large."""
+    """Refuse a deflated data set that inflates to too much; inflates it in pieces, keeping none."""
     with path.open("rb") as file:
         read_preamble(file, force=False)
         meta = _read_file_meta_info(file)
@@ -155,9 +154,9 @@ def examine(
     device_uid: str,
     today: date,
 ) -> Arrival:
-    """What the journal is to know of a stored file, with the reason why it is skipped, if it is.
+    """The journal's record of a stored file, with the reason why it is skipped, if it is.
 
-    Raises AdmissionError for a header that nobody thought of: it must not hold up the others.
+    Raises AdmissionError for a header that cannot be examined, so that it does not block the others.
     """
     meta = header.file_meta
     information = bytes(meta.get("PrivateInformation", b""))
@@ -238,7 +237,7 @@ def _text(header: Dataset, keyword: str) -> str:
 
 
 def _values(header: FileDataset, keyword: str) -> list[object]:
-    """The values of an attribute, also where its VR is another than the standard's."""
+    """The values of an attribute, whatever its VR."""
     value = header.get(keyword)
     return list(value) if isinstance(value, (MultiValue, Sequence)) else [value]
 

@@ -1,4 +1,4 @@
-"""The storage SCP: C-ECHO, C-STORE and the answers to storage commitment (PS3.4 annexes A, B and J).
+"""The storage SCP: C-ECHO, C-STORE and storage commitment reports (PS3.4 annexes A, B and J).
 
 Success means durable.
 """
@@ -51,11 +51,11 @@ from pacs_node.receive import admission
 VERIFICATION = UID("1.2.840.10008.1.1")
 REQUEST_SECONDS = 30.0
 STALL_SECONDS = 60.0
-"""A connection that brings no association request for so long, or then nothing for so long, is closed."""
+"""Timeouts of a connection, before the association request and between PDUs."""
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 
-# Which we take where the sender leaves the choice: lossless before lossy, any other last.
+# The order of choice among proposed transfer syntaxes: lossless before lossy, any other last.
 PREFERRED_TRANSFER_SYNTAXES: list[str | bytes] = [
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -80,10 +80,7 @@ _log = structlog.get_logger(__name__)
 class StorageScp:
     """Receives objects into the file store's spool and calls `arrived` with each.
 
-    What an archive says of a storage commitment goes to `settle`, which knows of none unless it is given.
-    With `secured` (`tls.acceptor`) the port takes TLS only.
-    `start` returns once the port answers; `stop` ends the associations. `port` is the real port, also where
-    the settings say 0.
+    Storage commitment reports go to `settle`. With `secured` (`tls.acceptor`) the port accepts only TLS.
     """
 
     def __init__(
@@ -111,7 +108,7 @@ class StorageScp:
 
     @property
     def port(self) -> int:
-        """The port that answers; raises RuntimeError before `start`."""
+        """The real port, also if the settings have 0; raises RuntimeError before `start`."""
         if self._server is None:
             raise RuntimeError("the SCP was not started")
         return int(self._server.server_address[1])
@@ -119,12 +116,12 @@ class StorageScp:
     def stats(self) -> dict[str, float]:
         """Associations accepted, rejected and open; refused C-STOREs by status, such as refused_0xA700."""
         server = self._server
-        known = server.active_associations if server else []
+        active = server.active_associations if server else []
         with self._counting:
-            return {**self._counts, "associations_open": sum(one.is_established for one in known)}
+            return {**self._counts, "associations_open": sum(each.is_established for each in active)}
 
     def start(self) -> None:
-        """Listen. Raises ConfigError where the address cannot be had."""
+        """Listen; returns once the port answers. Raises ConfigError if the address is not available."""
         ae = AE(ae_title=self._node.ae_title)
         ae.maximum_associations = self._node.max_associations
         ae.maximum_pdu_size = self._node.max_pdu
@@ -135,7 +132,7 @@ class StorageScp:
         # The archive opens this association and yet is the SCP of the class (PS3.4 J.3.3, PS3.7 D.3.3.4).
         ae.add_supported_context(event_report.PUSH_MODEL, scp_role=True, scu_role=False)
         # Private and retired storage classes too: a PACS that forwards whole studies must not fail on one.
-        # pynetdicom then takes the first transfer syntax of each proposal; on_requested puts ours first.
+        # pynetdicom then accepts the first transfer syntax of each proposal, so on_requested sorts them.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_CONN_OPEN, association.bound, [STALL_SECONDS, self._node.max_pdu]),
@@ -155,7 +152,7 @@ class StorageScp:
                 f"node.host, node.port: cannot listen on {where[0]}:{where[1]}: {error}"
             ) from error
         self._server = cast(ThreadedAssociationServer, server)
-        # pynetdicom lets five connections wait to be accepted; the next of a burst would come a second later.
+        # pynetdicom's backlog is five; further connections of a burst would be delayed by a second.
         cast(socket.socket, self._server.socket).listen(128)
 
     def stop(self) -> None:
@@ -174,7 +171,7 @@ class StorageScp:
     def on_requested(self, event: evt.Event) -> None:
         """Reject an association from an unknown peer, or to another called AE title (PS3.8 9.3.4).
 
-        For any other, bring the proposed transfer syntaxes into the order of our preference.
+        Otherwise sort the proposed transfer syntaxes by preference.
         """
         request = cast(A_ASSOCIATE, event.assoc.requestor.primitive)
         address = str(event.assoc.requestor.address)
@@ -193,7 +190,7 @@ class StorageScp:
         event.assoc.kill()
 
     def on_echo(self, event: evt.Event) -> int:
-        """Answer a C-ECHO."""
+        """Respond to a C-ECHO."""
         return SUCCESS
 
     def on_store(self, event: evt.Event) -> Dataset:
@@ -235,7 +232,7 @@ class StorageScp:
 
 
 class _FreeSpace:
-    """Free space, asked of the file system once a second at most."""
+    """Free space, read at most once a second."""
 
     def __init__(self, files: FileStore) -> None:
         self._files = files
@@ -258,13 +255,13 @@ def _status(status: int, comment: str = "") -> Dataset:
 
 
 def _rank(transfer_syntax: str | bytes) -> int:
-    ours = PREFERRED_TRANSFER_SYNTAXES
-    return ours.index(transfer_syntax) if transfer_syntax in ours else len(ours)
+    order = PREFERRED_TRANSFER_SYNTAXES
+    return order.index(transfer_syntax) if transfer_syntax in order else len(order)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """Who sent an object: the AE titles of the association and the peer's address."""
+    """The AE titles of an association and the peer's address."""
 
     calling_ae_title: str
     called_ae_title: str
@@ -282,7 +279,7 @@ def _sender(event: evt.Event) -> _Sender:
 
 
 def _file_meta(request: C_STORE, transfer_syntax: UID | str | None, sender: _Sender) -> bytes:
-    """Preamble and file meta (PS3.10 7.1): with them a file says by itself who sent it to whom."""
+    """Preamble and file meta (PS3.10 7.1), including sender and receiver."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(str(request.AffectedSOPClassUID))
     meta.MediaStorageSOPInstanceUID = UID(str(request.AffectedSOPInstanceUID))

@@ -11,7 +11,7 @@ from typing import Any
 from structlog.contextvars import bind_contextvars
 
 from pacs_node.config import Destination, Settings
-from pacs_node.deliver import commitment, counting, sender
+from pacs_node.deliver import commitment, query, sender
 from pacs_node.dicom import tls
 from pacs_node.journal import commitments, deliveries
 from pacs_node.node import Node
@@ -51,7 +51,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
             return commitment.step(database, destination, ae_title, stop)
 
         def count() -> bool:
-            return counting.step(settings, database, ae_title)
+            return query.count_study(settings, database, ae_title)
 
         def repeat(what: str, step: Callable[[], bool], pause: float = lifecycle.POLL_SECONDS) -> None:
             while not stop.is_set():

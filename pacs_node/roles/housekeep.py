@@ -1,4 +1,4 @@
-"""Role `housekeep`: calendar work and the watch over the clock; of several processes, one does it."""
+"""Role `housekeep`: scheduled jobs and the clock watch; of several processes, one leads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pacs_node.roles.lifecycle import Heartbeat, surviving
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """The role that does the calendar work and watches the clock; of several, one does it."""
+    """Run the schedule and watch the clock until `stop` is set."""
     from pacs_node.operate import retention
     from pacs_node.operate.checks import ClockWatch
     from pacs_node.operate.housekeeping import Calendar
@@ -39,7 +39,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def calendar_jobs(settings: Settings, database: Database) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The work of each key of `[schedule]`, by that key; each returns what it did."""
+    """The job of each key of `[schedule]`; each returns its audit details."""
     from pacs_node.operate import backup, checks, retention, validation
 
     storage, files = settings.storage, FileStore(settings.storage.path)

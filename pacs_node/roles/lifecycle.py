@@ -1,7 +1,4 @@
-"""How a role lives: a process with a row of its own that works until it is told to stop, and survives errors.
-
-It finishes what it has in hand, then it ends.
-"""
+"""Role lifecycle: heartbeat row, lease renewal, error isolation, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -31,10 +28,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Keeps a process's row and its leases fresh from a thread of its own, until it is left.
+    """Keeps a process's row and its leases fresh from a background thread; a context manager.
 
-    `hang_seconds`, for roles that hold one lease at a time: the process ends itself when it holds one for
-    longer, with the stack of each thread on standard error.
+    `hang_seconds`, for roles with one lease at a time: a process that holds one for longer ends itself, with
+    all stacks on standard error.
     """
 
     def __init__(self, database: Database, role: str, hang_seconds: float | None = None) -> None:
@@ -43,7 +40,7 @@ class Heartbeat:
         self._role = RunningRole(role, socket.gethostname(), os.getpid(), address="", ready=False)
         self._tokens: set[str] = set()
         self.stats: Callable[[], Mapping[str, float]] = dict
-        """Asked at each beat for what only this process knows; see `RunningRole.stats`."""
+        """Figures that only this process knows, read at each beat; see `RunningRole.stats`."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -58,17 +55,17 @@ class Heartbeat:
         processes.leave(self._database, self._role)
 
     def ready(self, address: str = "") -> None:
-        """Say that the role does its work now, and at which address."""
+        """Publish that the role is ready, and its address."""
         self._role = replace(self._role, ready=True, address=address)
         self._beat()
         _log.info("ready", address=address)
 
     @contextmanager
     def hold(self, token: str) -> Iterator[None]:
-        """Renew this lease until the block is left."""
+        """Renew this lease within the block."""
         self._tokens.add(token)
         if self._hang_seconds:
-            # Its timer needs no Python: it goes off although a decoder never lets go of the interpreter.
+            # Its timer works without the interpreter lock, which a hanging decoder may hold.
             faulthandler.dump_traceback_later(self._hang_seconds, exit=True)
         try:
             yield
@@ -89,22 +86,19 @@ class Heartbeat:
 
 @contextmanager
 def surviving(what: str) -> Iterator[None]:
-    """The edge of a loop that must survive: an error is logged and the loop goes on.
-
-    What was bound to the log since, such as the study that is worked on, is let go of.
-    """
+    """Log an error instead of raising it, so that the loop goes on; then clear the log's context."""
     try:
         yield
     except PacsNodeError as error:
         _log.error("loop_error", loop=what, error=str(error))
-    except Exception:  # noqa: BLE001 - that is what this edge is for
+    except Exception:  # noqa: BLE001 - one error must not end the role
         _log.exception("loop_error", loop=what)
     finally:
         structlog.contextvars.clear_contextvars()
 
 
 def work_off(stop: threading.Event, what: str, step: Callable[[], bool]) -> None:
-    """Repeat a step until nothing is due or the role is to stop; after an error, pause."""
+    """Repeat a step until nothing is due or `stop` is set; pause after an error."""
     more = True
     while more and not stop.is_set():
         more = False
@@ -117,13 +111,13 @@ def work_off(stop: threading.Event, what: str, step: Callable[[], bool]) -> None
 
 
 def stop_on_signals(supervised: bool) -> threading.Event:
-    """An event that SIGTERM and SIGINT set; where supervised, the end of standard input too.
+    """An event set by SIGTERM and SIGINT and, if supervised, by the end of standard input.
 
-    The pipe closes also when the supervisor is killed, so that it leaves no orphans.
+    The pipe also closes when the supervisor is killed, so no orphans are left.
     """
     stop = threading.Event()
-    # The handler itself must not set it: its thread may hold the lock of the event, and would then wait for
-    # ever. The interpreter writes to this pipe at once, whichever thread the signal came to.
+    # A handler must not set the event: its thread may hold the event's lock, a deadlock. The interpreter
+    # writes to this pipe at once, whichever thread received the signal.
     signals, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -131,7 +125,7 @@ def stop_on_signals(supervised: bool) -> threading.Event:
         signal.signal(number, lambda *_: None)
 
     def watch(descriptor: int) -> None:
-        # Unbuffered: a daemon thread in a buffered read makes the interpreter's end a fatal error.
+        # Unbuffered: a daemon thread in a buffered read makes interpreter shutdown fail.
         while (got := os.read(descriptor, 1)) and (descriptor != signals or got[0] not in _ENDS):
             pass
         stop.set()

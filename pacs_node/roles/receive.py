@@ -31,10 +31,10 @@ _log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """The role that lets objects in: the storage SCP and the intake."""
+    """Run the storage SCP and the intake until `stop` is set."""
     node = Node.open(settings)
     arrived = threading.Event()
-    # Read once: what is here spares the intake a second look. After a restart it is empty.
+    # Headers read by the SCP spare the intake a second read. After a restart there are none.
     headers: dict[Path, FileDataset] = {}
 
     def on_arrival(spooled: SpooledFile, header: FileDataset) -> None:
@@ -66,14 +66,14 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def take_in(node: Node, headers: dict[Path, FileDataset]) -> bool:
-    """Register one batch of what waits in the spool; True where more may wait. Start-up runs it too.
+    """Register one batch of spooled files; True if more may be waiting. Runs at start-up too.
 
-    Of several receivers over one folder, one at a time does it, for all of them.
+    Of several receivers with one storage folder, one at a time does this for all.
     """
-    with node.files.intake() as ours:
-        if ours:
+    with node.files.intake() as is_holder:
+        if is_holder:
             return _take_in(node, headers)
-    # Whoever is at it reads for itself what we have read.
+    # The receiver that holds the intake reads the headers itself.
     headers.clear()
     return False
 
@@ -94,10 +94,10 @@ def _take_in(node: Node, headers: dict[Path, FileDataset]) -> bool:
             node.database.audit(AuditKind.UNREADABLE, sha256=item.sha256, why=str(error))
     if arrivals:
         instances.register(node.database, arrivals, node.settings.study.quiet_seconds)
-        for study, count in Counter(one.study_instance_uid for one in arrivals).items():
+        for study, count in Counter(arrival.study_instance_uid for arrival in arrivals).items():
             _log.info("received", study_instance_uid=study, objects=count)
     node.files.forget(registered)
     if not spooled:
-        # Headers that came later than the intake found their files.
+        # Of files that the intake found before their headers arrived.
         headers.clear()
     return len(spooled) == INTAKE_BATCH

@@ -1,4 +1,4 @@
-"""Starts each role as a process of its own, restarts a dead one, passes SIGTERM on, and does nothing else."""
+"""Starts each role as a process, restarts it with back-off when it dies, and passes SIGTERM on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHECK_SECONDS = 0.2
 FIRST_RESTART_SECONDS = 1.0
 LAST_RESTART_SECONDS = 60.0
 LAST_CRASH_RESTART_SECONDS = 4.0
-"""What a signal ended fell at its work, such as a broken image: how often is bounded by the attempts in the
-journal, and the next one is waiting."""
+"""For a role killed by a signal: it crashed on its work, such as a broken image. The attempts in the journal
+limit the repetitions, and other work is waiting."""
 STABLE_SECONDS = 60.0
 WRONG_CONFIGURATION = 2
 _DISPENSABLE = "web"
-"""The role whose wrong configuration ends nothing: images come in and results go out without its pages."""
+"""Its wrong configuration does not stop the node, which receives and reports without the pages."""
 
 _log = structlog.get_logger(__name__)
 
@@ -38,9 +38,9 @@ class _Child:
 
 
 def supervise(config: Path | None, roles: Sequence[str], stop: threading.Event) -> int:
-    """Run the roles until `stop` is set or one says that its configuration is wrong; returns the exit code.
+    """Run the roles until `stop` is set or one exits for a wrong configuration; returns the exit code.
 
-    A role that names itself twice in `roles` runs twice.
+    A role that is twice in `roles` runs twice.
     """
     children = [_Child(role) for role in roles]
     code = 0
@@ -53,9 +53,9 @@ def supervise(config: Path | None, roles: Sequence[str], stop: threading.Event) 
 
 
 def _tend(child: _Child, config: Path | None) -> int:
-    """Start a child that is due and note one that died; returns 2 where its very first start says so.
+    """Start a child that is due and note one that died; returns 2 if its first start exits with 2.
 
-    What breaks later, such as an altered model, must not stop the roles that still do their work.
+    A later fault, such as an altered model, must not stop the other roles.
     """
     now = time.monotonic()
     if child.process is None:
@@ -81,8 +81,8 @@ def _tend(child: _Child, config: Path | None) -> int:
 
 
 def _start(role: str, config: Path | None) -> subprocess.Popen[bytes]:
-    # No fork of this process (CUDA), a session of its own (Ctrl-C reaches the supervisor alone), and a pipe
-    # whose end tells the role that its supervisor is gone.
+    # Popen, since CUDA does not survive a fork; a new session, so that Ctrl-C reaches the supervisor only; a
+    # pipe whose end shows the role that the supervisor is gone.
     options = ["--config", str(config)] if config else []
     command = [sys.executable, "-m", "pacs_node", *options, role, "--supervised"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

@@ -10,7 +10,7 @@ from support.brightness import Brightness
 from support.journal import Clock
 
 from pacs_node.config import Destination, Peer, Settings, StudySettings
-from pacs_node.deliver import counting
+from pacs_node.deliver import query
 from pacs_node.demo.pacs import Orthanc
 from pacs_node.journal import audit, instances, studies, views
 from pacs_node.journal.database import Database
@@ -103,16 +103,16 @@ def test_a_complete_study_is_reported_after_a_quarter_of_the_quiet_period(
 ) -> None:
     first, second = images
     receive(first)
-    assert counting.step(settings(destination), database, CALLING)
+    assert query.count_study(settings(destination), database, CALLING)
     assert studies.claim_study(database) is None
     told = views.study(database, str(first.StudyInstanceUID))
     assert told is not None
     assert (told["expected"], told["missing"]) == (2, [second.SOPInstanceUID])
     receive(second)
-    assert counting.step(settings(destination), database, CALLING)
+    assert query.count_study(settings(destination), database, CALLING)
     assert studies.claim_study(database) is not None
     assert counted(database) == [("study_counted", False), ("study_counted", True)]
-    assert not counting.step(settings(destination), database, CALLING)
+    assert not query.count_study(settings(destination), database, CALLING)
 
 
 def test_the_first_of_the_studys_destinations_that_can_be_queried_is_asked(
@@ -126,7 +126,7 @@ def test_the_first_of_the_studys_destinations_that_can_be_queried_is_asked(
     rules = settings(other, cloud, destination, reply_to=("cloud", "orthanc"))
     for image in images:
         receive(image)
-    assert counting.step(rules, database, CALLING)
+    assert query.count_study(rules, database, CALLING)
     assert counted(database) == [("study_counted", True)]
 
 
@@ -142,8 +142,8 @@ def test_a_pacs_that_cannot_be_asked_changes_nothing(
     rules = settings(*([nobody] if there else []))
     for image in images:
         receive(image)
-    assert counting.step(rules, database, CALLING)
-    assert not counting.step(rules, database, CALLING)
+    assert query.count_study(rules, database, CALLING)
+    assert not query.count_study(rules, database, CALLING)
     assert counted(database) == [("study_not_counted", None)]
     assert studies.claim_study(database) is None
     clock.now += QUIET

@@ -192,7 +192,7 @@ def test_without_counts_the_images_themselves_are_asked_for(
 def test_an_answer_that_breaks_off_is_no_answer(archive: Archive, destination: Destination) -> None:
     archive.status = 0xA700
     with (
-        pytest.raises(DeliveryError, match="vna did not answer in full: C-FIND status 0xA700"),
+        pytest.raises(DeliveryError, match="vna gave no complete answer: C-FIND status 0xA700"),
         query.connect(destination, CALLING) as pacs,
     ):
         pacs.images("1.2", XRAYS, {})
@@ -200,7 +200,7 @@ def test_an_answer_that_breaks_off_is_no_answer(archive: Archive, destination: D
 
 def test_a_pacs_without_c_move_says_so(destination: Destination) -> None:
     with (
-        pytest.raises(DeliveryError, match="vna takes no C-MOVE"),
+        pytest.raises(DeliveryError, match="vna does not accept C-MOVE"),
         query.connect(destination, CALLING) as pacs,
     ):
         pacs.move("1.2", "1.2.1", ["1.2.1.1"], CALLING)

@@ -122,7 +122,7 @@ def test_an_association_lost_half_way_leaves_the_rest_to_be_sent_again(
 
 @pytest.mark.parametrize(
     ("titles", "words"),
-    [(["SOMEBODY"], "does not know our calling AE title"), (None, "is closed")],
+    [(["SOMEBODY"], "not recognized, or not from this address"), (None, "is closed")],
 )
 def test_no_association_says_why_in_plain_words(
     pacs: Pacs,

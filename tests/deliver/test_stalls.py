@@ -55,7 +55,7 @@ def lengths(pacs: int, images: list[Path]) -> tuple[int, int]:
     handler = (evt.EVT_DATA_RECV, lambda event: told.append(len(event.data)))
     address = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs).address
     assert address is not None
-    contexts = dimse._contexts([read_file_meta_info(path) for path in images])
+    contexts = dimse.storage_contexts([read_file_meta_info(path) for path in images])
     with dimse.associated("pacs", address, "NODE", contexts, None, [handler]) as association:
         association.send_c_store(images[0])
     return told[0], told[1]

@@ -16,7 +16,7 @@ from support.scripted_pacs import listen
 
 from pacs_node.config import Destination, TlsSettings
 from pacs_node.deliver import dimse, stow
-from pacs_node.deliver.echo import echo
+from pacs_node.deliver.sender import echo
 from pacs_node.dicom import tls
 from pacs_node.errors import ConfigError, DeliveryError
 
@@ -87,13 +87,13 @@ def test_results_go_to_dcmtk_over_tls(
 @pytest.mark.parametrize(
     ("who", "words"),
     [
-        ("PACS plain, we TLS", "it speaks no TLS on this port: set `tls = false`"),
-        ("PACS TLS, we plain", "it speaks TLS on this port, we do not: set `tls = true`"),
+        ("PACS plain, we TLS", "no TLS on this port: set `tls = false`"),
+        ("PACS TLS, we plain", "this port requires TLS: set `tls = true`"),
         ("PACS of a stranger", "not accepted by `tls.ca`: unable to get local issuer certificate"),
         ("PACS of another host", "not accepted by `tls.ca`: IP address mismatch"),
         ("PACS expired", "not accepted by `tls.ca`: certificate has expired"),
-        ("we of a stranger", "it refuses us (tlsv1 alert unknown ca)"),
-        ("we without certificate", "it refuses us (tlsv13 alert certificate required)"),
+        ("we of a stranger", "it rejects this node (tlsv1 alert unknown ca)"),
+        ("we without certificate", "it rejects this node (tlsv13 alert certificate required)"),
     ],
 )
 def test_what_does_not_match_is_told_in_plain_words(

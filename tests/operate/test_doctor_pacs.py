@@ -58,7 +58,7 @@ def test_where_all_is_well_nothing_is_blamed(tmp_path: Path, listen: Listen) -> 
 def test_1_a_wrong_called_ae_title(tmp_path: Path, listen: Listen) -> None:
     fault = only_fault(examine(settings(tmp_path, listen(ae_title="OTHER", require_called_aet=True))))
     assert fault.what == "pacs: C-ECHO"
-    assert "it does not answer to the AE title that we call, PACS" in fault.found
+    assert "called AE title PACS not recognized" in fault.found
 
 
 def test_2_a_closed_port(tmp_path: Path, free_port: Callable[[], int]) -> None:
@@ -76,7 +76,7 @@ def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
 
 def test_3_a_pacs_that_refuses_us(tmp_path: Path, listen: Listen) -> None:
     fault = only_fault(examine(settings(tmp_path, listen(require_calling_aet=["SOMEBODY"]))))
-    assert "it does not know our calling AE title PACSNODE" in fault.found
+    assert "calling AE title PACSNODE not recognized" in fault.found
 
 
 def test_a_pacs_that_takes_no_reports(
@@ -161,7 +161,7 @@ def test_11_one_side_speaks_tls_and_the_other_does_not(
     made = settings(tmp_path, port, f"{'' if they else 'tls = true'}\n[tls]\n{files}")
     fault = only_fault(examine(made))
     assert fault.what == "pacs: C-ECHO"
-    expected = "it speaks TLS on this port, we do not" if they else "it speaks no TLS on this port"
+    expected = "this port requires TLS" if they else "no TLS on this port"
     assert expected in fault.found
 
 

@@ -19,7 +19,7 @@ from support.orthanc import MakeOrthanc
 from pacs_node import config
 from pacs_node.config import Destination, NodeSettings, TlsSettings
 from pacs_node.deliver import dimse
-from pacs_node.deliver.echo import echo
+from pacs_node.deliver.sender import echo
 from pacs_node.dicom import tls
 from pacs_node.errors import DeliveryError
 from pacs_node.files import FileStore
@@ -218,7 +218,7 @@ def test_the_role_receive_listens_as_the_file_says(
             port = int(processes.running(database)[0].address.rpartition(":")[2])
         ourselves = settings.destinations[0]
         echo(ourselves.model_copy(update={"port": port}), "NODE")
-        with pytest.raises(DeliveryError, match="it speaks TLS on this port"):
+        with pytest.raises(DeliveryError, match="this port requires TLS"):
             echo(ourselves.model_copy(update={"port": port, "tls": False}), "NODE")
     finally:
         stop.set()
@@ -253,7 +253,7 @@ def test_orthanc_in_both_directions(
         (instance,) = server.rest.get("/instances")
         server.rest.post("/modalities/node/store", [instance])
         wait_until(files.spooled)
-        with pytest.raises(DeliveryError, match="it speaks TLS on this port"):
+        with pytest.raises(DeliveryError, match="this port requires TLS"):
             echo(destination(server.address.port, None), "PACSNODE")
     finally:
         server.stop()

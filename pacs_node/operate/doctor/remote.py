@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 
 from pacs_node.config import ApplicationEntity, Destination, Settings
-from pacs_node.deliver import echo, query, stow
+from pacs_node.deliver import dimse, query, stow
 from pacs_node.dicom import reach
 from pacs_node.dicom.event_report import PUSH_MODEL
 from pacs_node.errors import DeliveryError
@@ -51,7 +51,7 @@ def _dimse(settings: Settings, to: Destination, address: ApplicationEntity) -> I
     captures = [SecondaryCaptureImageStorage] if settings.report.secondary_capture else []
     wanted = [sr] * ("SR" in to.results) + captures * ("SC" in to.results)
     try:
-        missing = echo.refused(to.name, address, own, wanted, to.credentials)
+        missing = dimse.refused(to.name, address, own, wanted, to.credentials)
     except DeliveryError as error:
         yield Check(what, State.FAIL, str(error), f"see `[[destinations]]` {to.name}, or the PACS's own log")
         return
@@ -94,7 +94,7 @@ def _commitment(settings: Settings, to: Destination, address: ApplicationEntity)
     what = f"{to.name}: commitment"
     own = settings.node.ae_title
     try:
-        missing = echo.refused(f"{to.name}, commitment", address, own, [PUSH_MODEL], to.credentials)
+        missing = dimse.refused(f"{to.name}, commitment", address, own, [PUSH_MODEL], to.credentials)
     except DeliveryError as error:
         yield Check(what, State.FAIL, str(error), "see `commitment` of this destination")
         return
