@@ -84,7 +84,7 @@ def train(
         )
         for split in ("val", "test")
     ]
-    model_card.write(out, manifest, evaluations)
+    model_card.write_card(out, manifest, evaluations)
     for evaluation in evaluations:
         terminal.print(f"{evaluation.metrics.name}: AUC {evaluation.metrics.auc}")
     terminal.print(f"wrote {out}")
@@ -110,13 +110,13 @@ def evaluate(
         raise typer.BadParameter("nothing to do without --data or --card")
     from pacs_node.analyze import package
     from pacs_node.analyze.classifier import Classifier
-    from pacs_node.training import dataset, model_card, model_metrics, page
+    from pacs_node.training import dataset, model_card, model_metrics
     from pacs_node.training.evaluate import evaluate as measure
     from pacs_node.training.evaluate import examples
 
     loaded = package.load(model)
     if not data:
-        model_card.renew(model, loaded.manifest)
+        model_card.renew_card(model, loaded.manifest)
         return
     classifier = Classifier(loaded)
     pairs = [(folder, part) for folder in data for part in split or ["test"]]
@@ -132,17 +132,14 @@ def evaluate(
     measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
     if out:
         shown = [examples(classifier, evaluation) for evaluation in evaluations]
-        page.write(out, classifier.identity, evaluations, shown)
+        model_card.write_report(out, classifier.identity, evaluations, shown)
     if card:
-        model_card.write(model, loaded.manifest, evaluations)
+        model_card.write_card(model, loaded.manifest, evaluations)
     if as_json:
         typer.echo(model_metrics.to_json(measured), nl=False)
         return
-    rows = [
-        {"": name, **dict(zip(measured, cells, strict=True))}
-        for name, cells in model_metrics.summary(measured).items()
-    ]
-    emit(None, False, Table(rows, ("", *measured), ""))
+    table = model_metrics.summary(measured)
+    emit(None, False, Table([dict(zip(table.head, row, strict=True)) for row in table.rows], table.head, ""))
 
 
 def list_models(

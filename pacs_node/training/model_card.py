@@ -1,19 +1,25 @@
-"""A model package's card: `CARD.md`, out of `model.toml` and `metrics.json` alone."""
+"""The presentations of an evaluation: a package's card (`CARD.md`), and a folder with report and tables."""
 
 from __future__ import annotations
 
+import base64
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from pacs_node.analyze.package import Manifest, Member, identity
 from pacs_node.errors import ModelError
+from pacs_node.records import ModelIdentity
 from pacs_node.training import figures, model_metrics
-from pacs_node.training.evaluate import Evaluation
-from pacs_node.training.model_metrics import ModelMetrics
+from pacs_node.training.evaluate import Evaluation, Example
+from pacs_node.training.model_metrics import FigureTable, ModelMetrics
 
 METRICS = "metrics.json"
 FIGURES = ("roc", "reliability")
-UNSTATED = "Nothing was stated, which does not mean that all holds."
+UNSTATED = "None are stated, which does not mean that there are none."
 ROLES = {
     "train": "The train split trained the weights.",
     "val": "The val split chose the epoch, the calibration, the threshold and the limit of the scope, so its "
@@ -22,16 +28,16 @@ ROLES = {
 }
 
 
-def write(folder: Path, manifest: Manifest, evaluations: Sequence[Evaluation]) -> None:
+def write_card(folder: Path, manifest: Manifest, evaluations: Sequence[Evaluation]) -> None:
     """Write `metrics.json`, two figures and `CARD.md` into the package's folder."""
     measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
     (folder / METRICS).write_text(model_metrics.to_json(measured), encoding="utf-8")
     drawn = figures.draw(evaluations)
     figures.save(folder, {name: drawn[name] for name in FIGURES}, ("png",))
-    renew(folder, manifest)
+    renew_card(folder, manifest)
 
 
-def renew(folder: Path, manifest: Manifest) -> None:
+def renew_card(folder: Path, manifest: Manifest) -> None:
     """Write `CARD.md` from the package's `metrics.json`.
 
     Raises InputError where that is missing or of another schema, ModelError where it is another model's.
@@ -41,16 +47,18 @@ def renew(folder: Path, manifest: Manifest) -> None:
         raise ModelError(
             f"{folder / METRICS}: measured on another model than this one; evaluate it with --card"
         )
-    (folder / "CARD.md").write_text(text(manifest, measured), encoding="utf-8")
+    (folder / "CARD.md").write_text(card_text(manifest, measured), encoding="utf-8")
 
 
-def text(manifest: Manifest, measured: Mapping[str, ModelMetrics]) -> str:
+def card_text(manifest: Manifest, measured: Mapping[str, ModelMetrics]) -> str:
     """`CARD.md`."""
     provenance, finding, given = manifest.provenance, manifest.finding, manifest.input
     networks = [
         f"  - `{network.architecture}`, {_part(network)}; weights sha256 `{network.weights_sha256}`"
         for network in manifest.networks
     ]
+    test = measured.get("test")
+    subgroups = f"\n{_markdown(model_metrics.subgroup_table(test))}\n" if test and test.subgroups else ""
     mirrored = " Each image is also shown mirrored, and the answers are averaged." if given.mirror else ""
     return f"""# {manifest.name} {manifest.version}
 
@@ -75,7 +83,7 @@ the probability is below the threshold. {finding.caveat}
 ## What was measured
 In brackets: 95 % confidence intervals, bootstrapped by group. Measured through the code that serves.
 
-{_table(["", *measured], [[name, *cells] for name, cells in model_metrics.summary(measured).items()])}
+{_markdown(model_metrics.summary(measured))}
 
 {chr(10).join(f"- {ROLES[name]}" for name in measured if name in ROLES)}
 - Pointing game: in which part of the images with marks the heat map's peak lies in a mark. IoU: what the
@@ -83,28 +91,14 @@ In brackets: 95 % confidence intervals, bootstrapped by group. Measured through 
 - The figures are of all images, also of those refused as out of scope, but for the line that says so.
 
 ![ROC curves](roc.png) ![Reliability](reliability.png)
-{"".join(_subgroups(m) for name, m in measured.items() if name == "test")}
+{subgroups}
 ## What is known not to hold
 {chr(10).join(f"- {limit}" for limit in provenance.limits or (UNSTATED,))}
 """
 
 
-def _subgroups(measured: ModelMetrics) -> str:
-    rows = [
-        [
-            f"{group.trait}: {group.value}",
-            f"{group.images} ({group.positives})",
-            *(model_metrics.told(e, "too few") for e in (group.auc, group.sensitivity, group.specificity)),
-            model_metrics.told(group.refused, "no guard"),
-        ]
-        for group in measured.subgroups
-    ]
-    head = [f"{measured.name}: subgroup", "images (positive)", "AUC", "sensitivity", "specificity", "refused"]
-    return f"\n{_table(head, rows)}\n" if rows else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+def _markdown(table: FigureTable) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (table.head, ["---"] * len(table.head), *table.rows))
 
 
 def _scope(manifest: Manifest) -> str:
@@ -127,3 +121,52 @@ def _part(network: Member) -> str:
         return f"at {network.size} x {network.size}, for the answer alone: the heat map is made without it"
     grid = network.heat_map
     return f"heat map at `{grid.layer}`, one cell every {grid.stride:g} pixels of the input"
+
+
+def write_report(
+    folder: Path,
+    model: ModelIdentity,
+    evaluations: Sequence[Evaluation],
+    examples: Sequence[Sequence[Example]],
+) -> None:
+    """Write `metrics.json`, `predictions.csv`, figures, and `report.html`, which is self-contained.
+
+    `examples` has those of each evaluation.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
+    (folder / METRICS).write_text(model_metrics.to_json(measured), encoding="utf-8")
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["set", "image", "group", "positive", "probability"])
+        for evaluation in evaluations:
+            for sample, probability in zip(evaluation.samples, evaluation.probabilities, strict=True):
+                row = [evaluation.metrics.name, sample.path, sample.group, int(sample.positive), probability]
+                table.writerow(row)
+    drawn = figures.draw(evaluations)
+    figures.save(folder / "figures", drawn)
+    loader = PackageLoader("pacs_node.training", ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("report.html").render(
+        model=model,
+        sets=list(measured.values()),
+        tables=model_metrics,
+        summary=model_metrics.summary(measured),
+        smallest=model_metrics.SMALLEST,
+        figures={
+            name: _inline("image/svg+xml", (folder / "figures" / f"{name}.svg").read_bytes())
+            for name in drawn
+        },
+        examples=[[(example, _jpeg(example)) for example in of_set] for of_set in examples],
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _jpeg(example: Example) -> str:
+    _, encoded = cv2.imencode(".jpg", example.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return _inline("image/jpeg", encoded.tobytes())
+
+
+def _inline(kind: str, data: bytes) -> str:
+    """A data URI (RFC 2397)."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,8 +1,9 @@
-"""The figures of an evaluation: the schema of `metrics.json`, and what people read of it first."""
+"""The figures of an evaluation: the schema of `metrics.json`, and their tables for all presentations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -28,12 +29,16 @@ class Estimate(_Table):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".3f"
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return format(self)
 
 
 class Operation(_Table):
-    """What comes of calling an image positive from one threshold on; None where nothing defines it."""
+    """Counts and rates at a threshold; a rate is None if it is not defined."""
 
     threshold: float
     true_positives: int
@@ -48,7 +53,7 @@ class Operation(_Table):
 
 
 class Bin(_Table):
-    """Images of about the same probability: its mean, and how many of them are positive."""
+    """Images of about the same probability: its mean, and the share of positive images."""
 
     images: int
     probability: float
@@ -56,7 +61,7 @@ class Bin(_Table):
 
 
 class Subgroup(_Table):
-    """The images that share a trait; None where there are fewer than `SMALLEST` to measure on."""
+    """Images that share a trait; figures on fewer than `SMALLEST` images are None."""
 
     trait: str
     value: str
@@ -66,19 +71,19 @@ class Subgroup(_Table):
     sensitivity: Estimate | None
     specificity: Estimate | None
     refused: Estimate | None = None
-    """Part beyond the model's scope; the other figures are of all images, these too. None: no guard."""
+    """Share beyond the model's scope; the other figures are of all images. None: no guard."""
 
 
 class Localization(_Table):
-    """How the heat map meets what was marked, in all positive images with marks, found or missed."""
+    """Agreement of heat map and marks in all positive images with marks."""
 
     images: int
     pointing: Estimate
-    """The map's peak lies in a marked box (Zhang et al. 2016, arXiv 1608.00507, section 4.2)."""
+    """The peak of the map lies in a marked box (Zhang et al. 2016, arXiv 1608.00507, section 4.2)."""
     pointing_near: Estimate
-    """It lies in one, or within 10 % of the image's long side of one."""
+    """It lies in a box or within 10 % of the image's long side of one."""
     chance: Estimate
-    """The same as `pointing` for a point anywhere in the image."""
+    """`pointing` of a random point of the image."""
     chance_near: Estimate
     region_iou: Estimate
     """Intersection over union of all regions with all marked polygons."""
@@ -87,7 +92,7 @@ class Localization(_Table):
 
 
 class Disturbance(_Table):
-    """The same images disturbed in one way, and what changes."""
+    """The same images with a disturbance, and the changes."""
 
     name: str
     images: int
@@ -105,7 +110,7 @@ class ModelMetrics(_Table):
     """All figures of one set of images."""
 
     name: str
-    """Of the set, such as "test"."""
+    """Name of the set, such as "test"."""
     model: str
     model_sha256: str
     images: int
@@ -126,7 +131,7 @@ class ModelMetrics(_Table):
     bins: tuple[Bin, ...]
     subgroups: tuple[Subgroup, ...]
     localization: Localization | None
-    """None where nothing is marked."""
+    """None without marks."""
     disturbances: tuple[Disturbance, ...] = ()
     refused: Estimate | None = None
     """See `Subgroup.refused`."""
@@ -143,7 +148,7 @@ def to_json(measured: Mapping[str, ModelMetrics]) -> str:
 
 
 def read(path: Path) -> dict[str, ModelMetrics]:
-    """What `metrics.json` holds. Raises InputError where it is missing or of another schema."""
+    """Read `metrics.json`. Raises InputError if it is missing or has another schema."""
     try:
         return _FILE.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -156,29 +161,42 @@ def read(path: Path) -> dict[str, ModelMetrics]:
         ) from None
 
 
-def summary(measured: Mapping[str, ModelMetrics]) -> dict[str, list[str]]:
-    """The figures that say most, in words: a row for each, a cell for each set."""
+@dataclass(frozen=True, slots=True)
+class FigureTable:
+    """Figures as text, for the card, the page and the terminal."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def text(estimate: Estimate | None, otherwise: str = "not defined") -> str:
+    """An estimate as text, or the reason why there is none."""
+    return otherwise if estimate is None else str(estimate)
+
+
+def summary(measured: Mapping[str, ModelMetrics]) -> FigureTable:
+    """The most important figures: a row for each, a column for each set of images."""
     sets = measured.values()
 
     def located(name: str) -> list[str]:
-        return [told(getattr(m.localization, name, None), "not marked") for m in sets]
+        return [text(getattr(m.localization, name, None), "not marked") for m in sets]
 
-    return {
+    rows = {
         "images (positive), groups": [f"{m.images} ({m.positives}), {m.groups}" for m in sets],
         "AUC-ROC": [str(m.auc) for m in sets],
         "average precision": [str(m.average_precision) for m in sets],
         f"sensitivity at specificity {SPECIFICITY:.2f}": [str(m.sensitivity_at_specificity) for m in sets],
         f"specificity at sensitivity {SENSITIVITY:.2f}": [str(m.specificity_at_sensitivity) for m in sets],
         "threshold": [f"{m.operation.threshold:g}" for m in sets],
-        "sensitivity (recall)": [told(m.operation.sensitivity) for m in sets],
-        "specificity": [told(m.operation.specificity) for m in sets],
-        "precision": [told(m.operation.precision) for m in sets],
-        "F1": [told(m.operation.f1) for m in sets],
-        "accuracy": [told(m.operation.accuracy) for m in sets],
+        "sensitivity (recall)": [text(m.operation.sensitivity) for m in sets],
+        "specificity": [text(m.operation.specificity) for m in sets],
+        "precision": [text(m.operation.precision) for m in sets],
+        "F1": [text(m.operation.f1) for m in sets],
+        "accuracy": [text(m.operation.accuracy) for m in sets],
         "Brier score": [str(m.brier) for m in sets],
         f"ECE ({BINS} bins)": [str(m.ece) for m in sets],
-        "refused as out of scope": [told(m.refused, "no guard") for m in sets],
-        "AUC-ROC of the others": [told(m.accepted_auc, "no guard") for m in sets],
+        "refused as out of scope": [text(m.refused, "no guard") for m in sets],
+        "AUC-ROC of the others": [text(m.accepted_auc, "no guard") for m in sets],
         "pointing game": located("pointing"),
         "pointing game, by chance": located("chance"),
         "peak within 10 % of a mark": located("pointing_near"),
@@ -186,8 +204,58 @@ def summary(measured: Mapping[str, ModelMetrics]) -> dict[str, list[str]]:
         "IoU of regions": located("region_iou"),
         "IoU of boxes": located("box_iou"),
     }
+    return FigureTable(("", *measured), tuple((name, *cells) for name, cells in rows.items()))
 
 
-def told(estimate: Estimate | None, otherwise: str = "not defined") -> str:
-    """An estimate in words, or why there is none."""
-    return otherwise if estimate is None else str(estimate)
+def threshold_table(measured: ModelMetrics) -> FigureTable:
+    """Rates and counts at each threshold, the model's own first."""
+    return FigureTable(
+        ("from", "sensitivity", "specificity", "precision", "F1", "accuracy", "TP", "FP", "FN", "TN"),
+        tuple(
+            (
+                f"{at.threshold:g}{'' if number else ' (of the model)'}",
+                *map(text, (at.sensitivity, at.specificity, at.precision, at.f1, at.accuracy)),
+                *map(str, (at.true_positives, at.false_positives, at.false_negatives, at.true_negatives)),
+            )
+            for number, at in enumerate((measured.operation, *measured.thresholds))
+        ),
+    )
+
+
+def subgroup_table(measured: ModelMetrics) -> FigureTable:
+    """The figures of the subgroups."""
+    return FigureTable(
+        ("subgroup", "images (positive)", "AUC", "sensitivity", "specificity", "refused"),
+        tuple(
+            (
+                f"{group.trait}: {group.value}",
+                f"{group.images} ({group.positives})",
+                *(text(e, "too few") for e in (group.auc, group.sensitivity, group.specificity)),
+                text(group.refused, "no guard"),
+            )
+            for group in measured.subgroups
+        ),
+    )
+
+
+def disturbance_table(measured: ModelMetrics) -> FigureTable:
+    """The figures of the disturbed images."""
+
+    def change(estimate: Estimate | None) -> str:
+        return "not defined" if estimate is None else f"{estimate:+.3f}"
+
+    return FigureTable(
+        ("disturbance", "AUC", "change", "called positive", "change", "change of probability", "refused"),
+        tuple(
+            (
+                row.name,
+                text(row.auc),
+                change(row.auc_change),
+                str(row.positive_rate),
+                change(row.positive_rate_change),
+                str(row.probability_change),
+                text(row.refused, "no guard"),
+            )
+            for row in measured.disturbances
+        ),
+    )

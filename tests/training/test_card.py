@@ -57,14 +57,14 @@ def test_figures_of_another_model_are_refused(model: Path) -> None:
     manifest = package.read_manifest(model)
     other = manifest.model_copy(update={"threshold": 0.25})
     with pytest.raises(ModelError, match="measured on another model"):
-        model_card.renew(model, other)
+        model_card.renew_card(model, other)
 
 
 def test_figures_that_are_missing_or_of_another_schema_are_named(model: Path) -> None:
     manifest = package.read_manifest(model)
     (model / "metrics.json").write_text('{"test": {"auc": 0.9}}')
     with pytest.raises(InputError, match=r"metrics\.json: test\..*evaluate` measures the model anew"):
-        model_card.renew(model, manifest)
+        model_card.renew_card(model, manifest)
     (model / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics\.json: no such file"):
-        model_card.renew(model, manifest)
+        model_card.renew_card(model, manifest)
