@@ -172,7 +172,7 @@ CASES = {
         ),
         Case(
             "private transfer syntax",
-            "nobody else can read it",
+            "no other system reads it",
             lambda: called("1.2.840.113619.5.2"),
             "failed: images in the transfer syntax 1.2.840.113619.5.2 are not read",
         ),

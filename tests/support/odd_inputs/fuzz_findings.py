@@ -89,7 +89,7 @@ CASES = {
         ),
         Case(
             "file cut in a sequence of undefined length",
-            "pydicom raises OSError; the sender was told to come again later, and the intake stood still",
+            "pydicom raises OSError; the sender was asked to try again later, and the intake stopped",
             cut_in_a_sequence_without_length,
             "refused: 0xC000 not a readable data set: OSError",
         ),
@@ -127,7 +127,7 @@ CASES = {
         ),
         Case(
             "value that cannot be written again",
-            "a study date said to be a number, in letters of no character set; it stopped the report",
+            "a study date with the VR of a number and characters of no character set; it stopped the report",
             lambda: with_vr(b"\x08\0\x20\0DA\x08\x0020260105", b"IS\2\0\x80 "),
         ),
         *(
@@ -144,7 +144,7 @@ CASES = {
         ),
         Case(
             "lossless JPEG of 144 bits",
-            "a precision that nobody can mean (T.81 B.2.2); gdcm ended the worker",
+            "an impossible precision (T.81 B.2.2); gdcm ended the worker",
             lambda: with_stream("JPEGLosslessProcess14_1", b"\xff\xc3\0\x0b\x10", b"\xff\xc3\0\x0b\x90"),
             "failed: the compressed image has 144 bits a sample, the header allocates 16",
         ),

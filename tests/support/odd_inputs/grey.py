@@ -202,7 +202,7 @@ CASES = {
         ),
         Case(
             "VOI LUT of 65535 bits",
-            "a descriptor that nobody can mean (PS3.3 C.11.2.1.1)",
+            "an impossible descriptor (PS3.3 C.11.2.1.1)",
             lambda: xray(None, NO_WINDOW, VOILUTSequence=lut(np.arange(4096), bits=65535)),
             "failed: a rescale, window or LUT of the image cannot be read...",
         ),
@@ -237,7 +237,7 @@ CASES = {
         ),
         Case(
             "unknown VOI LUT function",
-            "a defined term of somebody else (PS3.3 C.11.2.1.3)",
+            "a vendor's own term (PS3.3 C.11.2.1.3)",
             lambda: xray(VOILUTFunction="ACME"),
             "analyzed; VOILUTFunction is unknown; LINEAR was used",
         ),

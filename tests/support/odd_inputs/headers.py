@@ -250,8 +250,8 @@ CASES = {
             invalid=UIDS,
         ),
         Case(
-            "SOP class that nobody knows",
-            "a private or a newer one",
+            "unknown SOP class",
+            "private or newer than this release",
             lambda: xray(SOPClassUID="1.2.840.113619.4.26"),
             "skipped: not an X-ray image: 1.2.840.113619.4.26",
         ),
@@ -293,7 +293,7 @@ CASES = {
         ),
         Case(
             "no body part",
-            "Type 3 in CR (PS3.3 C.7.3.1); said in the report",
+            "Type 3 in CR (PS3.3 C.7.3.1); the report says so",
             lambda: xray(BodyPartExamined=None, AnatomicRegionSequence=[]),
             reads=("body part not stated",),
         ),

@@ -78,7 +78,7 @@ CASES = {
             reads=(", wrist,",),
         ),
     ],
-    "What is no X-ray of a bone": [
+    "Objects that are no X-ray of a bone": [
         Case(
             "several body parts",
             "each image is reported with its own",
@@ -137,7 +137,7 @@ CASES = {
             "skipped: patient species is not human",
         ),
         Case(
-            "a human, said so",
+            "a human, stated",
             "PatientSpeciesDescription (PS3.3 C.7.1.1)",
             lambda: xray(PatientSpeciesDescription="Homo sapiens"),
             invalid=BREED,
@@ -183,7 +183,7 @@ CASES = {
             "skipped: quality control image",
         ),
         Case(
-            "one of our own results",
+            "one of the node's own results",
             "a PACS forwards all that it gets; DeviceUID is the node's",
             lambda: xray(DeviceUID=NODE.device_uid),
             "skipped: own result",
