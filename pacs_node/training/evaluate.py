@@ -1,30 +1,39 @@
-"""What a model package is worth on a set of images, measured through the classifier that serves."""
+"""Evaluation of a model package on a set of images, through the classifier that serves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from torchvision.ops import box_iou
 
+from pacs_node.analyze import regions
 from pacs_node.analyze.classifier import Classifier
 from pacs_node.errors import InputError
-from pacs_node.records import Prediction
+from pacs_node.heatmap import HeatMap
+from pacs_node.records import Point, Prediction
 from pacs_node.report import sc
-from pacs_node.training import dataset, localization, measures
-from pacs_node.training.dataset import Sample
-from pacs_node.training.measures import Array, Groups, Truth
+from pacs_node.training import dataset, measures
+from pacs_node.training.dataset import Mark, Sample
+from pacs_node.training.measures import Array, Truth
 from pacs_node.training.model_metrics import Disturbance, Localization, ModelMetrics
-from pacs_node.training.robustness import DISTURBANCES
+
+Image = NDArray[np.float32]
+"""A display image: (rows, columns), 0..1."""
 
 BATCH = 8
 MOST_VALUES = 12
-"""A trait of more values is no trait but an identifier; where they are numbers, two halves are compared."""
+"""A trait with more values is an identifier, or numbers, of which two halves are compared."""
+NEAR = 0.1
+"""Part of the image's long side: about the width of a finger's joint in a picture of a hand."""
+GRID_SIDE = 512
+"""Long side of the grid on which areas are counted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +48,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """An image that shows what the model is good or bad at."""
+    """An image that the model classified with high certainty, rightly or wrongly."""
 
     kind: str
     """A cell of the confusion matrix, such as "false negative"."""
@@ -52,25 +61,25 @@ class Example:
 def evaluate(
     classifier: Classifier, samples: Sequence[Sample], name: str, console: Console, robustness: int = 0
 ) -> Evaluation:
-    """Measure on a set of images, called `name`; `robustness` of them, drawn at random, also disturbed.
+    """Measure on the set of images `name`; a random `robustness` of them are also disturbed.
 
-    Raises InputError where images of one of the labels are missing or where one cannot be read.
+    Raises InputError if all images have one label, or an image cannot be read.
     """
     labels = np.array([sample.positive for sample in samples], bool)
     if not labels.any() or labels.all():
         raise InputError(
-            f"{name}: {len(samples)} images, {labels.sum()} of them positive; both must be there"
+            f"{name}: {len(samples)} images, {labels.sum()} of them positive; both labels are needed"
         )
     groups = np.array([sample.group for sample in samples])
     probabilities, refused = np.empty(len(samples)), np.empty(len(samples))
-    met: dict[int, dict[str, float]] = {}
-    for start, images in _batches(samples, f"evaluate {name}", console):
+    overlaps: dict[int, dict[str, float]] = {}
+    for start, images in batches(samples, f"evaluate {name}", console):
         predictions = classifier.predict(images)
         for index, (image, prediction) in enumerate(zip(images, predictions, strict=True), start):
             probabilities[index] = prediction.probability
-            refused[index] = _refused(prediction)
+            refused[index] = refusal(prediction)
             if labels[index] and samples[index].marks:
-                met[index] = localization.meet(prediction.heat_map, image.shape, samples[index].marks)
+                overlaps[index] = overlap(prediction.heat_map, image.shape, samples[index].marks)
     identity, threshold = classifier.identity, classifier.identity.threshold
     overall = measures.bootstrap(
         lambda w: {
@@ -97,10 +106,18 @@ def evaluate(
             bins=measures.reliability(labels, probabilities, groups),
             subgroups=tuple(
                 measures.subgroup(*trait, labels, probabilities, refused, groups, threshold)
-                for trait in _traits(samples, labels, met)
+                for trait in subgroups(samples, labels, overlaps)
             ),
-            localization=_localization(met, groups),
-            disturbances=_disturbances(classifier, samples, probabilities, refused, robustness, console),
+            localization=Localization(
+                images=len(overlaps),
+                **measures.means(
+                    {key: np.array([each[key] for each in overlaps.values()]) for key in OVERLAP},
+                    groups[list(overlaps)],
+                ),
+            )
+            if overlaps
+            else None,
+            disturbances=disturbances(classifier, samples, probabilities, refused, robustness, console),
         ),
         samples=samples,
         labels=labels,
@@ -109,11 +126,11 @@ def evaluate(
 
 
 def examples(classifier: Classifier, evaluation: Evaluation, each: int = 4) -> list[Example]:
-    """The most certain right and wrong answers, `each` of every cell of the confusion matrix."""
+    """The most certain right and wrong answers, `each` per cell of the confusion matrix."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
     called = probabilities >= classifier.identity.threshold
     order = np.argsort(-probabilities, kind="stable")
-    found = []
+    chosen = []
     for kind, cell, by_certainty in (
         ("false negative", labels & ~called, order[::-1]),
         ("false positive", ~labels & called, order),
@@ -122,16 +139,12 @@ def examples(classifier: Classifier, evaluation: Evaluation, each: int = 4) -> l
     ):
         for index in [number for number in by_certainty if cell[number]][:each]:
             sample = evaluation.samples[index]
-            found.append(Example(kind, sample, float(probabilities[index]), _picture(classifier, sample)))
-    return found
+            chosen.append(Example(kind, sample, float(probabilities[index]), picture(classifier, sample)))
+    return chosen
 
 
-def _refused(prediction: Prediction) -> float:
-    """1 beyond the model's scope, 0 within it, NaN where nobody can tell."""
-    return np.nan if prediction.scope is None else float(prediction.scope > 1)
-
-
-def _picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> NDArray[np.uint8]:
+def picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> NDArray[np.uint8]:
+    """A sample with its heat map and its marks; see `Example.picture`."""
     display = dataset.display(sample.path)
     (prediction,) = classifier.predict([display])
     rows, columns = display.shape
@@ -140,25 +153,28 @@ def _picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> ND
     gray = cv2.resize(display, shape[::-1], interpolation=cv2.INTER_AREA)
     heat = prediction.heat_map.at_size(rows, columns, shape)
     heat = heat * min(1.0, prediction.probability / classifier.identity.threshold)
-    picture = sc.blend(*((layer * 255).round().astype(np.uint8) for layer in (gray, heat)))
+    blended = sc.blend(*((layer * 255).round().astype(np.uint8) for layer in (gray, heat)))
     for mark in sample.marks:
         outline = np.round((np.asarray(mark.polygon) * scale - 0.5) * 16).astype(np.int32)
-        cv2.polylines(picture, [outline], True, (255, 255, 255), 1, cv2.LINE_AA, shift=4)
-    return picture
+        cv2.polylines(blended, [outline], True, (255, 255, 255), 1, cv2.LINE_AA, shift=4)
+    return blended
 
 
-def _batches(
-    samples: Sequence[Sample], title: str, console: Console
-) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
-    """Display images, a few at a time, with the number of the first."""
+def batches(samples: Sequence[Sample], title: str, console: Console) -> Iterator[tuple[int, list[Image]]]:
+    """Display images in batches, each with the index of its first image."""
     for start in track(range(0, len(samples), BATCH), title, console=console, transient=True):
         yield start, [dataset.display(sample.path) for sample in samples[start : start + BATCH]]
 
 
-def _traits(
-    samples: Sequence[Sample], labels: Truth, met: dict[int, dict[str, float]]
+def refusal(prediction: Prediction) -> float:
+    """1 if the image is beyond the model's scope, 0 if within, NaN without a guard."""
+    return np.nan if prediction.scope is None else float(prediction.scope > 1)
+
+
+def subgroups(
+    samples: Sequence[Sample], labels: Truth, overlaps: Mapping[int, Mapping[str, float]]
 ) -> Iterator[tuple[str, str, Truth]]:
-    """The subgroups: trait, value, and who belongs to it."""
+    """The subgroups: trait, value, members."""
     for trait in dict.fromkeys(name for sample in samples for name in sample.traits):
         values = np.array([sample.traits.get(trait, "") for sample in samples])
         different = sorted(set(values))
@@ -170,24 +186,108 @@ def _traits(
             yield trait, f"over {numbers[lower].max():g}", ~lower
         elif 1 < len(different) <= MOST_VALUES:
             yield from ((trait, value or "not stated", values == value) for value in different)
-    marked = np.array(sorted(met))
+    marked = np.array(sorted(overlaps))
     if len(marked):
-        # Of the mark alone there is no negative image: each third is set against all of them.
-        order = np.argsort([met[index]["chance"] for index in marked], kind="stable")
+        # Negative images have no marked area: each third is compared with all of them.
+        order = np.argsort([overlaps[index]["chance"] for index in marked], kind="stable")
         for part, chosen in zip(("small", "medium", "large"), np.array_split(order, 3), strict=True):
             member = ~labels
             member[marked[chosen]] = True
             yield "marked area", f"{part}, and all negatives", member
 
 
-def _localization(met: dict[int, dict[str, float]], groups: Groups) -> Localization | None:
-    if not met:
-        return None
-    values = {name: np.array([one[name] for one in met.values()]) for name in next(iter(met.values()))}
-    return Localization(images=len(met), **measures.means(values, groups[list(met)]))
+OVERLAP = ("pointing", "pointing_near", "chance", "chance_near", "region_iou", "box_iou")
 
 
-def _disturbances(
+def overlap(heat_map: HeatMap, shape: tuple[int, ...], marks: Sequence[Mark]) -> dict[str, float]:
+    """How well the heat map of an image of `shape` (rows, columns) matches its marks, each 0..1.
+
+    The names, `OVERLAP`, are those of `Localization`. A heat map of zeros points nowhere.
+    """
+    rows, columns = shape
+    long_side = max(rows, columns)
+    boxes = np.array([mark.box for mark in marks], np.float64)
+    boxes[:, 2:] += boxes[:, :2]
+    outlined = regions.find(heat_map, rows, columns)
+    scale = min(1.0, GRID_SIDE / long_side)
+    grid = max(1, round(rows * scale)), max(1, round(columns * scale))
+    x, y = np.meshgrid(
+        (np.arange(grid[1]) + 0.5) * columns / grid[1], (np.arange(grid[0]) + 0.5) * rows / grid[0]
+    )
+    distances = [
+        np.hypot(
+            np.maximum(0, np.maximum(left - x, x - right)), np.maximum(0, np.maximum(top - y, y - bottom))
+        )
+        for left, top, right, bottom in boxes
+    ]
+    distance = np.minimum.reduce(distances) / long_side
+    heat = heat_map.at_size(rows, columns, grid)
+    peak = np.unravel_index(int(heat.argmax()), grid)
+    off = float(distance[peak]) if heat[peak] > 0 else np.inf
+    marked = covered([mark.polygon for mark in marks], (rows, columns), grid)
+    in_region = covered([region.polygon for region in outlined], (rows, columns), grid)
+    union = int((marked | in_region).sum())
+    best = np.zeros(len(boxes))
+    if outlined:
+        of_regions = torch.tensor([region.box for region in outlined], dtype=torch.float64)
+        best = box_iou(torch.from_numpy(boxes), of_regions).amax(dim=1).numpy()
+    return {
+        "pointing": float(off == 0),
+        "pointing_near": float(off <= NEAR),
+        "chance": float((distance == 0).mean()),
+        "chance_near": float((distance <= NEAR).mean()),
+        "region_iou": int((marked & in_region).sum()) / union if union else 0.0,
+        "box_iou": float(best.mean()),
+    }
+
+
+def covered(
+    polygons: Sequence[Sequence[Point]], shape: tuple[int, int], grid: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """The cells, inside of polygons, of a grid over an image of `shape` (rows, columns)."""
+    filled = np.zeros(grid, np.uint8)
+    scale = np.array([grid[1] / shape[1], grid[0] / shape[0]])
+    for polygon in polygons:
+        # OpenCV has pixel centres at whole numbers, and 4 bits for fractions.
+        corners = np.round((np.asarray(polygon) * scale - 0.5) * 16).astype(np.int32)
+        cv2.fillPoly(filled, [corners], 1, shift=4)
+    return filled > 0
+
+
+def rotated(image: Image, degrees: float) -> Image:
+    """The image rotated about its centre within the same frame, black outside of the image."""
+    rows, columns = image.shape
+    matrix = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), degrees, 1.0)
+    return np.asarray(cv2.warpAffine(image, matrix, (columns, rows), flags=cv2.INTER_LINEAR), np.float32)
+
+
+def compressed(image: Image, quality: int) -> Image:
+    """The image after JPEG compression."""
+    stored = np.round(image * 255).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.float32) / np.float32(255)
+
+
+def noisy(image: Image, deviation: float) -> Image:
+    """The image with Gaussian noise, the same at each call."""
+    noise = np.random.default_rng(0).standard_normal(image.shape, np.float32)
+    return np.clip(image + np.float32(deviation) * noise, 0, 1)
+
+
+DISTURBANCES: Mapping[str, Callable[[Image], Image]] = {
+    "window 1.5 times as wide": lambda image: (image + 0.25) / np.float32(1.5),
+    "window half as wide": lambda image: np.clip(2 * image - 0.5, 0, 1),
+    "window center 15 % higher": lambda image: np.clip(image - np.float32(0.15), 0, 1),
+    "noise, deviation 2 % of the range": lambda image: noisy(image, 0.02),
+    "JPEG, quality 30": lambda image: compressed(image, 30),
+    "rotated by 10 degrees": lambda image: rotated(image, 10),
+    "rotated by 90 degrees": lambda image: np.ascontiguousarray(np.rot90(image)),
+    "inverted (wrong photometric interpretation)": lambda image: 1 - image,
+}
+"""Changes of a display image, by name."""
+
+
+def disturbances(
     classifier: Classifier,
     samples: Sequence[Sample],
     probabilities: Array,
@@ -195,40 +295,41 @@ def _disturbances(
     count: int,
     console: Console,
 ) -> tuple[Disturbance, ...]:
-    """The same `count` images, drawn once, in each way; changes are against the undisturbed image."""
+    """The answers to a random `count` of the images, disturbed in each way, against the original images'."""
     drawn = np.sort(np.random.default_rng(0).permutation(len(samples))[:count])
     chosen = [samples[index] for index in drawn]
     if not chosen:
         return ()
-    whole = probabilities[drawn]
-    answers = {"none": whole, **{name: np.empty(len(chosen)) for name in DISTURBANCES}}
+    usual = probabilities[drawn]
+    answers = {"none": usual, **{name: np.empty(len(chosen)) for name in DISTURBANCES}}
     refusals = {name: np.empty(len(chosen)) for name in answers}
     refusals["none"] = refused[drawn]
-    for start, images in _batches(chosen, "disturb", console):
+    for start, images in batches(chosen, "disturb", console):
         for name, disturb in DISTURBANCES.items():
             predictions = classifier.predict([disturb(image) for image in images])
             answers[name][start : start + len(images)] = [p.probability for p in predictions]
-            refusals[name][start : start + len(images)] = [_refused(p) for p in predictions]
+            refusals[name][start : start + len(images)] = [refusal(p) for p in predictions]
     labels = np.array([sample.positive for sample in chosen])
     groups = np.array([sample.group for sample in chosen])
     threshold = classifier.identity.threshold
-    found = []
-    for name, disturbed in answers.items():
-        rate, usual = ((scores >= threshold).astype(np.float64) for scores in (disturbed, whole))
-        ranks = measures.bootstrap(partial(_auc_change, labels, whole, disturbed), groups)
-        rest = measures.means(
-            {
-                "positive_rate": rate,
-                "positive_rate_change": rate - usual,
-                "probability_change": np.abs(disturbed - whole),
-                "refused": refusals[name],
-            },
-            groups,
+
+    def measured(name: str, disturbed: Array) -> Disturbance:
+        def auc(weights: Array) -> dict[str, Array]:
+            after, before = (measures.ranking(labels, p, weights)["auc"] for p in (disturbed, usual))
+            return {"auc": after, "auc_change": after - before}
+
+        rate, usual_rate = ((p >= threshold).astype(np.float64) for p in (disturbed, usual))
+        values = {
+            "positive_rate": rate,
+            "positive_rate_change": rate - usual_rate,
+            "probability_change": np.abs(disturbed - usual),
+            "refused": refusals[name],
+        }
+        return Disturbance(
+            name=name,
+            images=len(chosen),
+            **measures.bootstrap(auc, groups),
+            **measures.means(values, groups),
         )
-        found.append(Disturbance(name=name, images=len(chosen), **ranks, **rest))
-    return tuple(found)
 
-
-def _auc_change(labels: Truth, before: Array, after: Array, weights: Array) -> dict[str, Array]:
-    auc = measures.ranking(labels, after, weights)["auc"]
-    return {"auc": auc, "auc_change": auc - measures.ranking(labels, before, weights)["auc"]}
+    return tuple(measured(name, disturbed) for name, disturbed in answers.items())

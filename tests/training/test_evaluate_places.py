@@ -9,8 +9,7 @@ from support import phantom
 from pacs_node.analyze import pixels
 from pacs_node.heatmap import HeatMap
 from pacs_node.training.dataset import Mark
-from pacs_node.training.localization import meet
-from pacs_node.training.robustness import DISTURBANCES
+from pacs_node.training.evaluate import DISTURBANCES, overlap
 
 SHAPE = (125, 100)
 
@@ -30,18 +29,18 @@ def mark(left: float, top: float, width: float, height: float) -> Mark:
 
 def test_the_pointing_game() -> None:
     peak = heat((3, 1))  # about (37.5, 87.5)
-    assert meet(peak, SHAPE, [mark(30, 80, 15, 15)])["pointing"] == 1
-    assert meet(peak, SHAPE, [mark(0, 0, 5, 5), mark(30, 80, 15, 15)])["pointing"] == 1
+    assert overlap(peak, SHAPE, [mark(30, 80, 15, 15)])["pointing"] == 1
+    assert overlap(peak, SHAPE, [mark(0, 0, 5, 5), mark(30, 80, 15, 15)])["pointing"] == 1
     # 10 % of the long side are 12.5 pixels.
-    near, far = (meet(peak, SHAPE, [mark(38 + off, 80, 15, 15)]) for off in (11, 14))
+    near, far = (overlap(peak, SHAPE, [mark(38 + off, 80, 15, 15)]) for off in (11, 14))
     assert (near["pointing"], near["pointing_near"]) == (0, 1)
     assert (far["pointing"], far["pointing_near"]) == (0, 0)
-    nowhere = meet(heat(), SHAPE, [mark(0, 0, 100, 125)])
+    nowhere = overlap(heat(), SHAPE, [mark(0, 0, 100, 125)])
     assert (nowhere["pointing"], nowhere["pointing_near"]) == (0, 0)
 
 
 def test_chance_is_the_area() -> None:
-    chance = meet(heat((0, 0)), SHAPE, [mark(0, 0, 50, 25), mark(25, 0, 25, 25)])
+    chance = overlap(heat((0, 0)), SHAPE, [mark(0, 0, 50, 25), mark(25, 0, 25, 25)])
     assert chance["chance"] == pytest.approx(0.1)
     # 12.5 more to the right and below, and a quarter of a circle.
     assert chance["chance_near"] == pytest.approx(
@@ -51,14 +50,14 @@ def test_chance_is_the_area() -> None:
 
 def test_overlap() -> None:
     blob = heat(*((row, column) for row in range(10, 15) for column in range(8, 12)), size=5)
-    right_there = meet(blob, SHAPE, [mark(40, 50, 20, 25)])
+    right_there = overlap(blob, SHAPE, [mark(40, 50, 20, 25)])
     assert right_there["region_iou"] > 0.8
     assert right_there["box_iou"] > 0.8
-    half = meet(blob, SHAPE, [mark(40, 50, 20, 12.5)])
+    half = overlap(blob, SHAPE, [mark(40, 50, 20, 12.5)])
     assert half["region_iou"] == pytest.approx(0.5, abs=0.08)
-    with_a_missed_one = meet(blob, SHAPE, [mark(40, 50, 20, 25), mark(0, 0, 10, 10)])
+    with_a_missed_one = overlap(blob, SHAPE, [mark(40, 50, 20, 25), mark(0, 0, 10, 10)])
     assert with_a_missed_one["box_iou"] == pytest.approx(right_there["box_iou"] / 2)
-    assert meet(blob, SHAPE, [mark(0, 0, 10, 10)])["region_iou"] == 0
+    assert overlap(blob, SHAPE, [mark(0, 0, 10, 10)])["region_iou"] == 0
 
 
 @pytest.mark.parametrize("name", DISTURBANCES)
