@@ -1,7 +1,7 @@
-"""Durable, content-addressed files: `spool/new` for what was just received, `files` for what is kept.
+"""Durable, content-addressed files: `spool/new` holds received files, `files` the registered ones.
 
-A file is named by the sha256 of its bytes, is written before any row names it and is never overwritten. No
-path is ever made of received text.
+A file is named by its sha256, written before any row refers to it, and never overwritten. No path contains
+received text.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class FileStore:
         places = [self._files / f"{first:02x}" for first in range(256)]
         for folder in (self._incoming, self._new, self._withdrawn, *places):
             folder.mkdir(parents=True, exist_ok=True)
-        # A file is only as durable as the names of the folders above it.
+        # A file is only as durable as its parent folders.
         for folder in (self._files, root / "spool", root, root.parent):
             _sync_folder(folder)
 
     def spool(
         self, parts: Iterable[bytes | memoryview], inspect: Callable[[Path], T]
     ) -> tuple[SpooledFile, T]:
-        """Write `parts` as one file, have it inspected, and return it once it is durable in `spool/new`.
+        """Write `parts` as one file, inspect it, and return once it is durable in `spool/new`.
 
-        Durable: the file is synced, renamed, and the directory is synced. Where `inspect` raises, nothing
-        stays behind. Raises OSError where the disk does not take it.
+        Durable: synced, renamed, and the directory synced. If `inspect` raises, nothing is left behind.
+        Raises OSError if it cannot be written.
         """
         temporary = self._incoming / uuid.uuid4().hex
         digest = hashlib.sha256()
@@ -65,19 +65,19 @@ class FileStore:
                 for part in parts:
                     digest.update(part)
                     _write_all(file.fileno(), part)
-                found = inspect(temporary)
+                inspected = inspect(temporary)
                 os.fsync(file.fileno())
             now, sha256 = time.time_ns(), digest.hexdigest()
-            # The arrival order is the name's order; the random part keeps parallel duplicates apart.
+            # Names sort by arrival; the random part separates parallel duplicates.
             path = temporary.rename(self._new / f"{now:020d}-{sha256}-{temporary.name[:8]}")
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(self._new)
-        return SpooledFile(path, now / 1e9, sha256), found
+        return SpooledFile(path, now / 1e9, sha256), inspected
 
     def spooled(self, limit: int | None = None) -> list[SpooledFile]:
-        """What waits in `spool/new`, oldest first, at most `limit` files."""
+        """The files in `spool/new`, oldest first, at most `limit`."""
         names = sorted(entry.name for entry in os.scandir(self._new))[:limit]
         return [
             SpooledFile(path=self._new / name, received_at=int(name[:20]) / 1e9, sha256=name.split("-")[1])
@@ -86,9 +86,9 @@ class FileStore:
 
     @contextmanager
     def intake(self) -> Iterator[bool]:
-        """Whether we alone may take files out of `spool/new`, of all processes on all machines, until left.
+        """The exclusive right, across processes and machines, to take files from `spool/new`; False if held.
 
-        A shared file system must pass `flock` on to its server, as NFS 4 does.
+        A shared file system must support `flock` across machines, as NFS 4 does.
         """
         with (self.root / "spool" / "intake.lock").open("ab") as lock:
             try:
@@ -105,7 +105,7 @@ class FileStore:
             target = self.path(item.sha256)
             with suppress(FileExistsError):
                 target.hardlink_to(item.path)
-            # Also where it was there before: who linked it may have ended before it synced.
+            # Also if it existed: the process that linked it may have died before the sync.
             folders.add(target.parent)
             kept.append(StoredFile(item.sha256, target.stat().st_size, target))
         for folder in folders:
@@ -118,13 +118,13 @@ class FileStore:
             item.path.unlink(missing_ok=True)
 
     def set_aside(self, spooled: SpooledFile) -> Path:
-        """Move a file that cannot be registered out of the way, to `spool/unreadable`; returns where to."""
+        """Move a file that cannot be registered to `spool/unreadable`; returns its new path."""
         folder = self.root / "spool" / "unreadable"
         folder.mkdir(exist_ok=True)
         return spooled.path.rename(folder / spooled.path.name)
 
     def put(self, data: bytes) -> StoredFile:
-        """Store bytes of our own making, durably; the same bytes twice are one file."""
+        """Store bytes durably; equal bytes are one file."""
         sha256 = hashlib.sha256(data).hexdigest()
         target = self.path(sha256)
         if not target.exists():
@@ -137,21 +137,21 @@ class FileStore:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        # Also where it was there before: who put it may have ended before it synced.
+        # Also if it existed: the process that wrote it may have died before the sync.
         _sync_folder(target.parent)
         return StoredFile(sha256, len(data), target)
 
     def path(self, sha256: str) -> Path:
-        """Where the file with this digest lies."""
+        """The path of the file with this digest."""
         return self._files / sha256[:2] / f"{sha256}.dcm"
 
     def stored(self) -> Iterator[list[Path]]:
-        """All files of the store, each under its digest, one folder of them after the other."""
+        """All files of the store, folder by folder."""
         for folder in sorted(self._files.iterdir()):
             yield [path for path in folder.iterdir() if path.suffix == ".dcm"]
 
     def withdraw(self, sha256s: Iterable[str]) -> None:
-        """Put stored files out of reach, durably; then `restore` or `remove` each."""
+        """Move stored files aside durably, to `restore` or `remove` each later."""
         folders = {self._withdrawn}
         for sha256 in sha256s:
             with suppress(FileNotFoundError):
@@ -161,11 +161,11 @@ class FileStore:
             _sync_folder(folder)
 
     def withdrawn(self) -> list[str]:
-        """The digests of withdrawn files: a process ended before it had done with them."""
+        """Digests of files still withdrawn after a crash."""
         return [path.stem for path in self._withdrawn.iterdir()]
 
     def restore(self, sha256: str) -> None:
-        """Bring a withdrawn file back."""
+        """Move a withdrawn file back."""
         with suppress(FileNotFoundError):
             (self._withdrawn / f"{sha256}.dcm").rename(self.path(sha256))
             _sync_folder(self.path(sha256).parent)
@@ -175,23 +175,23 @@ class FileStore:
         (self._withdrawn / f"{sha256}.dcm").unlink(missing_ok=True)
 
     def respool(self, sha256: str) -> None:
-        """Have a stored file registered again, as of the time when it was written."""
+        """Spool a stored file again, with its modification time as the time of receipt."""
         path = self.path(sha256)
         name = f"{path.stat().st_mtime_ns:020d}-{sha256}-{uuid.uuid4().hex[:8]}"
         (self._new / name).hardlink_to(path)
         _sync_folder(self._new)
 
     def refused(self) -> set[str]:
-        """The digests of what was set aside."""
+        """Digests of the files in `spool/unreadable`."""
         folder = self.root / "spool" / "unreadable"
         return {path.name.split("-")[1] for path in folder.iterdir()} if folder.exists() else set()
 
     def free_gb(self) -> float:
-        """Free space for us, in units of 10^9 bytes."""
+        """Free space in units of 10^9 bytes."""
         return shutil.disk_usage(self.root).free / 1e9
 
     def sweep(self) -> int:
-        """Remove what interrupted writes of more than an hour ago left behind; returns how many files."""
+        """Remove leftovers of writes interrupted over an hour ago; returns their number."""
         stale = [entry for entry in self._incoming.iterdir() if entry.stat().st_mtime < time.time() - 3600]
         for entry in stale:
             entry.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def doctor(
     """Check everything that the node needs, name what is wrong, and say how to correct it.
 
     Configuration, certificates, storage, database, ports, clocks, each destination (its answers, what it
-    accepts, what must be configured there), decoders, model, device. Nothing is changed. Fails if a check
+    accepts, what must be configured there), model, device. Nothing is changed. Fails if a check
     fails.
 
     Example: pacs-node doctor --loop pacs --as XRAY1

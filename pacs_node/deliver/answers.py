@@ -1,4 +1,4 @@
-"""The meaning of a destination's answer: C-STORE statuses and STOW-RS failure reasons are two tables."""
+"""Meaning of C-STORE statuses and STOW-RS failure reasons, two separate tables."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _REFUSED = {0x0117, 0x0122, 0x0212}
 def c_store(status: int, error_comment: str = "") -> SendOutcome:
     """Judge a C-STORE response (PS3.4 B.2.3, PS3.7 9.1.1.1.9 and annex C).
 
-    Success and warnings are delivered. Errors in the object itself are refused for good: Data Set does not
-    match SOP Class (0xA9xx), Cannot Understand (0xCxxx) and the like. Whatever is not known to be final is
-    tried again: Out of Resources (0xA7xx), Processing Failure (0x0110), Not Authorized (0x0124).
+    Success and warnings are delivered. Errors in the object itself are final: Data Set does not match SOP
+    Class (0xA9xx), Cannot Understand (0xCxxx) and the like. All others are retried, such as Out of
+    Resources (0xA7xx), Processing Failure (0x0110), Not Authorized (0x0124).
     """
     if code_to_category(status) in ("Success", "Warning"):
         verdict = Reply.DELIVERED

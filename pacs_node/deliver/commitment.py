@@ -1,4 +1,4 @@
-"""Storage commitment SCU (PS3.4 annex J): asks an archive to promise that it keeps what was sent."""
+"""Storage commitment SCU (PS3.4 annex J)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pacs_node.journal.database import Database
 from pacs_node.records import CommitmentReport
 
 ANSWER_SECONDS = 3600.0
-"""An archive that has not answered by then is asked by C-FIND whether it has the objects."""
+"""Timeout of a commitment report; then a C-FIND checks for the objects."""
 WAIT_SECONDS = 3.0
-"""So long the association stays open for an answer; a later one comes on an association of the archive's."""
+"""Time the association stays open for a report; later ones arrive on an association of the archive."""
 POLL_SECONDS = 0.05
 REQUEST_STORAGE_COMMITMENT = 1
 SUCCESS = 0x0000
@@ -40,9 +40,9 @@ def step(
     answer_seconds: float = ANSWER_SECONDS,
     wait_seconds: float = WAIT_SECONDS,
 ) -> bool:
-    """Ask for the commitment of what was sent of one study, and look after what was not answered in time.
+    """Request commitment of one study's sent results, and check overdue requests.
 
-    Returns False where nothing was due.
+    Returns False if nothing was due.
     """
     late = commitments.overdue(database, destination.name)
     for transaction in late:
@@ -74,14 +74,14 @@ def _request(
     stop: threading.Event,
     wait_seconds: float,
 ) -> None:
-    """One N-ACTION, and a while for its answer (PS3.4 J.3.2). Raises DeliveryError where it is not taken."""
+    """Send an N-ACTION and wait briefly for its report (PS3.4 J.3.2). Raises DeliveryError if refused."""
 
     def settle(report: CommitmentReport) -> bool:
         return commitments.settle(database, report, sender.retry_seconds)
 
     address = destination.commitment
     if address is None:
-        raise DeliveryError(f"{destination.name}: no AE is named for storage commitment")
+        raise DeliveryError(f"{destination.name}: no AE for storage commitment")
     name = f"{destination.name}, storage commitment"
     contexts = [build_context(PUSH_MODEL)]
     handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, on_event_report, [settle])]
@@ -95,10 +95,12 @@ def _request(
             raise DeliveryError(f"{name} is not offered: {error}") from None
         code = status.get("Status")
         if code != SUCCESS:
-            told = (
-                "no answer" if code is None else f"status 0x{int(code):04X} {status.get('ErrorComment', '')}"
+            why = (
+                "no response"
+                if code is None
+                else f"status 0x{int(code):04X} {status.get('ErrorComment', '')}"
             )
-            raise DeliveryError(f"{name} refused the N-ACTION: {told}".rstrip())
+            raise DeliveryError(f"{name} refused the N-ACTION: {why}".rstrip())
         deadline = time.monotonic() + wait_seconds
         while (
             time.monotonic() < deadline
@@ -125,20 +127,20 @@ def _information(transaction: Commitment) -> Dataset:
 def _look(
     database: Database, destination: Destination, calling_ae_title: str, transaction: Commitment
 ) -> None:
-    """Find out by C-FIND what the archive has; without an AE to query, ask for the commitment anew."""
+    """Check by C-FIND which objects the archive has; without an AE to query, request commitment again."""
     try:
         with query.connect(destination, calling_ae_title) as pacs:
             series = sorted({item.series_instance_uid for item in transaction.objects})
-            there = {uid for one in series for uid in pacs.instances(transaction.study_instance_uid, one)}
+            there = {uid for each in series for uid in pacs.instances(transaction.study_instance_uid, each)}
     except DeliveryError as error:
         _log.warning("commitment_query_failed", transaction_uid=transaction.uid, why=str(error))
         _postpone(database, transaction, error)
         return
-    ours = [item.sop_instance_uid for item in transaction.objects]
+    own = [item.sop_instance_uid for item in transaction.objects]
     report = CommitmentReport(
         transaction_uid=transaction.uid,
-        committed=frozenset(uid for uid in ours if uid in there),
-        failed={uid: "no answer, and not found by C-FIND" for uid in ours if uid not in there},
+        committed=frozenset(uid for uid in own if uid in there),
+        failed={uid: "no report, and not found by C-FIND" for uid in own if uid not in there},
     )
     commitments.settle(database, report, sender.retry_seconds, by_query=True)
     _log.info(
@@ -150,7 +152,7 @@ def _look(
 
 
 def _postpone(database: Database, transaction: Commitment, error: DeliveryError) -> None:
-    """Ask again after as long as it took so far, from 5 s to half an hour, times 0.5 to 1."""
+    """Retry after as long as the request is old, 5 s to half an hour, times 0.5 to 1."""
     waited = database.clock() - transaction.sent_at
     delay = min(sender.LAST_RETRY_SECONDS, max(sender.FIRST_RETRY_SECONDS, waited))
     commitments.ask_again(database, transaction, delay * random.uniform(0.5, 1.0), str(error))

@@ -41,7 +41,7 @@ class Series:
 
 
 @contextmanager
-def connect(destination: Destination, calling_ae_title: str) -> Iterator[Pacs]:
+def connect(destination: Destination, calling_ae_title: str) -> Iterator[PacsQuery]:
     """An association with a destination's query AE. Raises DeliveryError if it fails."""
     address = destination.query_address
     if address is None:
@@ -49,10 +49,10 @@ def connect(destination: Destination, calling_ae_title: str) -> Iterator[Pacs]:
     contexts = [build_context(FIND), build_context(MOVE)]
     credentials = destination.credentials
     with dimse.associated(destination.name, address, calling_ae_title, contexts, credentials) as association:
-        yield Pacs(destination.name, association)
+        yield PacsQuery(destination.name, association)
 
 
-class Pacs:
+class PacsQuery:
     """Queries over one association; each raises DeliveryError without a complete answer."""
 
     def __init__(self, name: str, association: Association) -> None:

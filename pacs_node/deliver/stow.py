@@ -1,9 +1,8 @@
 """STOW-RS user agent (PS3.18 10.5): sends files as they are, each in a request of its own.
 
-dicomweb-client's `store_instances` writes every data set anew, retries by itself, sets Host without the port
-and tells 200 from 202 no more. So only its session and its multipart encoder are used, for the files' own
-bytes. One object a request: no other object's fate hides behind one HTTP status, and no more than one file is
-in memory.
+dicomweb-client's `store_instances` re-encodes every data set, retries by itself, sets Host without the port
+and hides whether the status was 200 or 202. So only its session and its multipart encoder are used. One
+object a request: the HTTP status concerns that object alone, and only one file is in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _REFUSED: set[int] = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 }
-"""Said of this very object; to repeat the request is no use. Every other failure may pass."""
+"""Statuses that concern the object itself, so that a retry is pointless. Other failures are retried."""
 _ADVICE: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "the service does not accept the object; its log says why",
     HTTPStatus.CONFLICT: "the service stored nothing and does not say why; its log does",
@@ -51,15 +50,15 @@ _ADVICE: dict[int, str] = {
     HTTPStatus.SERVICE_UNAVAILABLE: "the service is busy or out of resources",
     HTTPStatus.UNAUTHORIZED: "the user name or the password of this destination is wrong",
     HTTPStatus.FORBIDDEN: "this user may not store there",
-    HTTPStatus.NOT_FOUND: "no STOW-RS there: is the url of this destination right?",
-    HTTPStatus.METHOD_NOT_ALLOWED: "no STOW-RS there: is the url of this destination right?",
+    HTTPStatus.NOT_FOUND: "no STOW-RS there; check the url of this destination",
+    HTTPStatus.METHOD_NOT_ALLOWED: "no STOW-RS there; check the url of this destination",
 }
 
 
 def store(destination: Destination, _calling_ae_title: str, paths: Sequence[Path]) -> Generator[SendOutcome]:
-    """Send files byte for byte and yield what was answered to each, in order.
+    """Send files byte for byte and yield the outcome of each, in order.
 
-    Raises DeliveryError, also between two files, where the service cannot be reached or does not answer.
+    Raises DeliveryError, also between two files, if the service cannot be reached or does not respond.
     """
     where = f"{destination.name} ({destination.url})"
     with _session(destination) as session:
@@ -71,7 +70,7 @@ def store(destination: Destination, _calling_ae_title: str, paths: Sequence[Path
                     data=DICOMwebClient._encode_multipart_message([path.read_bytes()], CONTENT_TYPE),
                     headers={"Content-Type": CONTENT_TYPE, "Accept": "application/dicom+json"},
                     timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
-                    # A redirected POST becomes a GET, whose 200 would say nothing of our object.
+                    # A redirected POST becomes a GET, whose 200 would not concern the object.
                     allow_redirects=False,
                     **_tls(destination),
                 )
@@ -81,10 +80,10 @@ def store(destination: Destination, _calling_ae_title: str, paths: Sequence[Path
 
 
 def search(destination: Destination) -> datetime | None:
-    """Ask for one study (QIDO-RS, PS3.18 10.6), to see whether the service is there and lets us in.
+    """Check reachability and access by a search for one study (QIDO-RS, PS3.18 10.6).
 
-    Returns the time of its clock, if it says (RFC 9110 6.6.1). Raises DeliveryError. That it knows no
-    searching is an answer, too.
+    Returns the service's Date, if any (RFC 9110 6.6.1). Raises DeliveryError. A service without search counts
+    as reachable.
     """
     where = f"{destination.name} ({destination.url})"
     try:
@@ -110,17 +109,17 @@ def search(destination: Destination) -> datetime | None:
 
 
 def _why(destination: Destination, error: requests.RequestException) -> str:
-    """Why there was no answer. Of the error its kind only: its words may hold the user name."""
+    """The cause of a failed request. Only the error's kind: its message may hold the user name."""
     kind = type(error).__name__
     if isinstance(error, requests.exceptions.ProxyError):
-        return f"{kind}: the proxy that the environment names does not let us through"
+        return f"{kind}: the proxy of the environment refuses the connection"
     if isinstance(error, requests.exceptions.SSLError):
-        return f"{kind}: we do not accept its certificate (see `tls.ca`), or it does not accept ours"
+        return f"{kind}: its certificate is not accepted (see `tls.ca`), or it does not accept this node's"
     url = urlsplit(destination.url)
     try:
         reach.connect(url.hostname or "", url.port or (443 if url.scheme == "https" else 80)).close()
-    except DeliveryError as found:
-        return f"{kind}: {found}"
+    except DeliveryError as cause:
+        return f"{kind}: {cause}"
     return kind
 
 
@@ -132,7 +131,7 @@ def _session(destination: Destination) -> requests.Session:
 
 
 def _tls(destination: Destination) -> dict[str, Any]:
-    """How a request is secured. Said with each: the environment overrules what a session says."""
+    """TLS arguments, passed with each request: the environment overrides those of a session."""
     tls = destination.credentials
     if tls is None:
         return {}

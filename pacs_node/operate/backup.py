@@ -1,4 +1,4 @@
-"""Copies of the journal, and whether it is whole."""
+"""Backups of the journal, and integrity checks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PREFIX = "journal-"
 
 
 def run(database: Database, folder: Path, keep: int) -> dict[str, Any]:
-    """Copy the journal to `folder`, keep so many copies, and check the journal and its audit log.
+    """Copy the journal to `folder`, keep `keep` copies, and check the journal and its audit log.
 
-    Returns what it did. A copy is made of a journal that fails its checks, too, but then no older copy is
-    removed. Raises JournalError where a copy or the journal is not whole.
+    Returns the audit details. A damaged journal is copied too, but then no older copy is removed. Raises
+    JournalError if a copy or the journal is damaged.
     """
     did: dict[str, Any] = {"file": None}
     if database.path is None:

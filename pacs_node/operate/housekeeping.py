@@ -1,4 +1,4 @@
-"""The calendar: work that is done at set times, by one process of however many are running."""
+"""The calendar: scheduled jobs, run by one process at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pacs_node.records import AuditKind
 LEASE = "calendar"
 
 Job = Callable[[], dict[str, Any]]
-"""Does its work and returns what it did, for the audit log."""
+"""Does its work and returns the details for the audit log."""
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class Calendar:
         processes.hand_over(self._database, LEASE, self._token)
 
     def lead(self) -> bool:
-        """Take or renew the lease on the calendar; False while another process holds it."""
+        """Take or renew the calendar's lease; False while another process holds it."""
         return processes.lead(self._database, LEASE, self._token)
 
     def _run(self, name: str) -> None:
@@ -76,15 +76,12 @@ class Calendar:
 
 
 def run(database: Database, name: str, job: Job) -> dict[str, Any]:
-    """Do a job now, with one audit event that says what it did and how long it took, or why it failed.
-
-    Raises what the job raises.
-    """
+    """Run a job now, with an audit event of its details and duration or of its failure, which is raised."""
     began = time.monotonic()
     try:
         did = job()
     except Exception as error:
-        # Ours with its words, any other by its kind, since it may quote the data.
+        # Only the kind of an unexpected error: its message may quote patient data.
         why = str(error) if isinstance(error, PacsNodeError) else f"unexpected {type(error).__name__}"
         _log.error("calendar_failed", job=name, why=why)
         database.audit(AuditKind.CALENDAR_FAILED, job=name, why=why)
@@ -96,13 +93,13 @@ def run(database: Database, name: str, job: Job) -> dict[str, Any]:
 
 
 def last(database: Database, name: str) -> dict[str, Any]:
-    """What a job did when it last succeeded; empty where it never has."""
+    """Details of a job's last success; empty if there was none."""
     event = audit.last(database, AuditKind.of_job(name))
     return event.details if event else {}
 
 
 def trigger(name: str, cron: str) -> CronTrigger | None:
-    """When a job is due, in local time; None for never. Raises ConfigError."""
+    """The trigger of a cron expression in local time; None if empty. Raises ConfigError."""
     try:
         return CronTrigger.from_crontab(cron) if cron.strip() else None
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Asks the PACSs for every study of a time and tells what is missing on either side."""
+"""Compares the journal with each PACS and lists what is missing on either side."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pacs_node.records import AuditKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """Something that is not where it should be."""
+    """A missing object, a failure, or a PACS that could not be queried."""
 
     missing: str
-    """"image": the PACS has it and it was never received. "result": the PACS has not got it. "analysis" or
-    "delivery": the node itself says that it failed. "answer": the PACS could not be asked."""
+    """"image": at the PACS but never received. "result": not at the PACS. "analysis" or "delivery": failed
+    here. "answer": the PACS could not be queried."""
     destination: str | None
     study_instance_uid: str | None = None
     sop_instance_uid: str | None = None
@@ -38,11 +38,10 @@ def reconcile(
     fix: bool = False,
     watch: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> list[Gap]:
-    """All gaps of the studies dated, or received, from `since` to `until`, both included, in local time.
+    """All gaps of the studies dated or received from `since` to `until`, inclusive, in local time.
 
-    With `fix`, results that are missing are sent again, the same bytes, and images that are missing are asked
-    for by C-MOVE to our own AE title. A PACS that does not answer is a gap, too. `watch` gets the studies to
-    compare, to pass them on, for whoever shows how far it is.
+    With `fix`, missing results are sent again byte for byte, and missing images requested by C-MOVE to this
+    node. `watch` wraps the iteration over the studies, to show progress.
     """
     start, end = (
         datetime.combine(day, time()).astimezone().timestamp() for day in (since, until + timedelta(days=1))
@@ -77,17 +76,17 @@ def reconcile(
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """The journal beside one PACS."""
+    """Comparison of the journal with one PACS."""
 
     settings: Settings
     database: Database
-    pacs: query.Pacs
+    pacs: query.PacsQuery
     destination: str
     who: str
     fix: bool
 
     def images(self, study: str, asked: Collection[str | None]) -> Iterator[Gap]:
-        """X-rays that the PACS has and that were never received, without those `asked` for elsewhere."""
+        """X-rays at the PACS that were never received, without those `asked` for at another one."""
         here = instances.received_uids(self.database, study)
         _, missing = self.pacs.images(study, self.settings.study.accept.modalities, here)
         known = {*asked, *instances.ever_received_uids(self.database, study)} if missing else set()
@@ -99,25 +98,26 @@ class _Comparison:
                 yield self._gap("image", study, uid, problem or f"series {series}", fixed)
 
     def results(self, study: str) -> Iterator[Gap]:
-        """Results of ours that the PACS is to have and has not."""
-        owed = deliveries.expected_results(self.database, study, self.destination)
-        series = dict.fromkeys(one.series_instance_uid for one in owed)
-        there = {uid for one in series for uid in self.pacs.instances(study, one)}
-        missing = [one for one in owed if one.sop_instance_uid not in there]
+        """Results that should be at the PACS but are not."""
+        expected = deliveries.expected_results(self.database, study, self.destination)
+        series = dict.fromkeys(result.series_instance_uid for result in expected)
+        there = {uid for each in series for uid in self.pacs.instances(study, each)}
+        missing = [result for result in expected if result.sop_instance_uid not in there]
         if self.fix and missing:
             deliveries.send_again(self.database, study, self.destination, missing, self.who)
-        for one in missing:
-            yield self._gap("result", study, one.sop_instance_uid, f"{one.role} {one.state}", self.fix)
+        for result in missing:
+            detail = f"{result.role} {result.state}"
+            yield self._gap("result", study, result.sop_instance_uid, detail, self.fix)
 
     def _move(self, study: str, series: str, images: Sequence[str]) -> str | None:
-        """Why the PACS does not send images; None where it did."""
+        """Request images; returns the problem, None if they were sent."""
         problem = None
         try:
             self.pacs.move(study, series, images, self.settings.node.ae_title)
         except DeliveryError as error:
             problem = str(error)
-        told = {"destination": self.destination, "images": images, "problem": problem, "who": self.who}
-        self.database.audit(AuditKind.IMAGES_REQUESTED, study, **told)
+        details = {"destination": self.destination, "images": images, "problem": problem, "who": self.who}
+        self.database.audit(AuditKind.IMAGES_REQUESTED, study, **details)
         return problem
 
     def _gap(self, missing: str, study: str, uid: str, detail: str, fixed: bool) -> Gap:
@@ -132,7 +132,7 @@ class _Comparison:
 
 
 def _failures(settings: Settings, database: Database, studies: set[str]) -> Iterator[Gap]:
-    """What the node itself knows to have failed; `retry` and `quarantine` are for that."""
+    """Failures that the journal records; `retry` and `quarantine` resolve them."""
     names = [destination.name for destination in settings.destinations]
     for row in views.stuck(database, names, answered=True):
         if row["study_instance_uid"] in studies:

@@ -18,7 +18,7 @@ from pacs_node.records import AuditEvent, AuditKind
 
 DAY = 86_400.0
 CHANCE = 0.001
-"""A change of distribution that chance makes more often than this is none."""
+"""p-value above which a change of distribution is put down to chance."""
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -55,15 +55,15 @@ class ValidationCheck:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What a validation found."""
+    """Result of a validation."""
 
     verdict: Verdict
     days: int
     compared: int
     uncertain: int
-    """Labels that do not decide."""
+    """Labels that are neither positive nor negative."""
     unanswered: int
-    """Labels for what no model had spoken of."""
+    """Labels without a finding of a model."""
     checks: tuple[ValidationCheck, ...]
 
 
@@ -81,7 +81,7 @@ def run(database: Database, limits: ValidationSettings) -> Validated:
     verdict = next(v for v in (Verdict.ALARM, Verdict.PASSED, Verdict.TOO_FEW) if v in verdicts)
     decided = [label for label in labels if label.label != Label.UNCERTAIN]
     unanswered = sum(label.positive is None for label in decided)
-    found = Validated(
+    result = Validated(
         verdict=verdict,
         days=limits.days,
         compared=len(decided) - unanswered,
@@ -89,25 +89,25 @@ def run(database: Database, limits: ValidationSettings) -> Validated:
         unanswered=unanswered,
         checks=checks,
     )
-    database.audit(AuditKind(f"validation_{verdict}"), **asdict(found))
-    return found
+    database.audit(AuditKind(f"validation_{verdict}"), **asdict(result))
+    return result
 
 
 def last(database: Database) -> AuditEvent | None:
-    """The newest validation, for whoever shows its figures; its details are those of `Validated`."""
+    """Audit event of the newest validation; its details are those of `Validated`."""
     return audit.last(database, *(AuditKind(f"validation_{verdict}") for verdict in Verdict))
 
 
 def _agreement(labels: Sequence[Recorded], limits: ValidationSettings) -> Iterator[ValidationCheck]:
     """Sensitivity and specificity of each model, for images and for studies apart."""
-    compared = [one for one in labels if one.label != Label.UNCERTAIN and one.positive is not None]
-    groups = _grouped(compared, lambda one: (one.model_key or "", one.sop_instance_uid is None))
+    compared = [label for label in labels if label.label != Label.UNCERTAIN and label.positive is not None]
+    groups = _grouped(compared, lambda label: (label.model_key or "", label.sop_instance_uid is None))
     for (key, whole), members in groups.items():
         for what, label, limit in (
             ("sensitivity", Label.POSITIVE, limits.min_sensitivity),
             ("specificity", Label.NEGATIVE, limits.min_specificity),
         ):
-            hits = [one.positive == (label == Label.POSITIVE) for one in members if one.label == label]
+            hits = [m.positive == (label == Label.POSITIVE) for m in members if m.label == label]
             value = low = high = None
             verdict = Verdict.TOO_FEW
             if hits:
@@ -125,20 +125,24 @@ def _drift(
     answers: Sequence[views.StationFinding], begin: float, limits: ValidationSettings
 ) -> Iterator[ValidationCheck]:
     """Score, brightness and positive rate of each model's images at each station, against the days before."""
-    for (key, station), members in _grouped(answers, lambda one: (one.model_key, one.station)).items():
-        window = [one for one in members if one.created_at >= begin]
-        before = [one for one in members if one.created_at < begin]
+    for (key, station), members in _grouped(
+        answers, lambda answer: (answer.model_key, answer.station)
+    ).items():
+        window = [answer for answer in members if answer.created_at >= begin]
+        before = [answer for answer in members if answer.created_at < begin]
         if not window:
             continue
         for what, of in (
-            ("score", lambda one: one.probability),
-            ("brightness", lambda one: one.brightness),
-            ("positive rate", lambda one: float(one.positive)),
+            ("score", lambda answer: answer.probability),
+            ("brightness", lambda answer: answer.brightness),
+            ("positive rate", lambda answer: float(answer.positive)),
         ):
             value = None
             verdict = Verdict.TOO_FEW
             if min(len(window), len(before)) >= limits.min_images:
-                test = ks_2samp(np.array([of(one) for one in window]), np.array([of(one) for one in before]))
+                test = ks_2samp(
+                    np.array([of(answer) for answer in window]), np.array([of(answer) for answer in before])
+                )
                 value = float(test.statistic)
                 alarm = value > limits.max_drift and test.pvalue < CHANCE
                 verdict = Verdict.ALARM if alarm else Verdict.PASSED

@@ -15,7 +15,7 @@ from pacs_node.roles.lifecycle import Heartbeat, surviving
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Run the schedule and watch the clock until `stop` is set."""
-    from pacs_node.operate import retention
+    from pacs_node.operate import purge
     from pacs_node.operate.checks import ClockWatch
     from pacs_node.operate.housekeeping import Calendar
 
@@ -24,7 +24,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     files = FileStore(settings.storage.path)
     if files.withdrawn():
         with surviving("retention"):
-            retention.run(database, files, 0, ())
+            purge.run(database, files, 0, ())
     with (
         Heartbeat(database, "housekeep") as heartbeat,
         Calendar(
@@ -40,13 +40,13 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 def calendar_jobs(settings: Settings, database: Database) -> dict[str, Callable[[], dict[str, Any]]]:
     """The job of each key of `[schedule]`; each returns its audit details."""
-    from pacs_node.operate import backup, checks, retention, validation
+    from pacs_node.operate import backup, checks, purge, validation
 
     storage, files = settings.storage, FileStore(settings.storage.path)
     committing = [destination.name for destination in settings.destinations if destination.commitment]
     return {
         "validation": lambda: {"verdict": validation.run(database, settings.validation).verdict},
-        "retention": lambda: retention.run(database, files, storage.retention_days, committing),
+        "retention": lambda: purge.run(database, files, storage.retention_days, committing),
         "backup": lambda: backup.run(database, storage.path / "backups", storage.backups),
         "disk": lambda: checks.disk(database, files, storage.min_free_gb),
         "echo": lambda: checks.destinations(database, settings.destinations, settings.node.ae_title),

@@ -63,7 +63,7 @@ def known(orthanc: Orthanc, free_port: Callable[[], int]) -> Address:
 
 
 @pytest.fixture
-def pacs(orthanc: Orthanc, known: Address) -> Iterator[query.Pacs]:
+def pacs(orthanc: Orthanc, known: Address) -> Iterator[query.PacsQuery]:
     there = orthanc.address
     destination = Destination(name="orthanc", ae_title=there.ae_title, host=there.host, port=there.port)
     with query.connect(destination, CALLING) as pacs:
@@ -78,7 +78,7 @@ def by_series(images: list[FileDataset]) -> dict[str, list[str]]:
 
 
 def test_orthanc_names_the_series_of_a_study_with_their_counts(
-    pacs: query.Pacs, study: str, images: list[FileDataset]
+    pacs: query.PacsQuery, study: str, images: list[FileDataset]
 ) -> None:
     found = pacs.series(study)
     assert sorted((one.modality, one.count) for one in found) == [("DX", 2), ("OT", 1), ("SR", 1)]
@@ -86,18 +86,20 @@ def test_orthanc_names_the_series_of_a_study_with_their_counts(
     assert pacs.instances(study, xrays.series_instance_uid) == {i.SOPInstanceUID for i in images}
 
 
-def test_our_own_results_never_count(pacs: query.Pacs, study: str, images: list[FileDataset]) -> None:
+def test_our_own_results_never_count(pacs: query.PacsQuery, study: str, images: list[FileDataset]) -> None:
     assert pacs.images(study, XRAYS, by_series(images)) == (2, {})
 
 
-def test_what_is_missing_is_named(pacs: query.Pacs, study: str, images: list[FileDataset]) -> None:
+def test_what_is_missing_is_named(pacs: query.PacsQuery, study: str, images: list[FileDataset]) -> None:
     here, other = by_series(images[:1]), images[1]
     assert pacs.images(study, XRAYS, here) == (2, {other.SeriesInstanceUID: [other.SOPInstanceUID]})
     assert pacs.images(study, ("CR",), here) == (0, {})
     assert pacs.images("1.2.3.4", XRAYS, here) == (0, {})
 
 
-def test_studies_are_found_by_their_date(pacs: query.Pacs, study: str, images: list[FileDataset]) -> None:
+def test_studies_are_found_by_their_date(
+    pacs: query.PacsQuery, study: str, images: list[FileDataset]
+) -> None:
     text = images[0].StudyDate
     day = date(int(text[:4]), int(text[4:6]), int(text[6:]))
     assert study in pacs.studies(day, day)
@@ -105,7 +107,7 @@ def test_studies_are_found_by_their_date(pacs: query.Pacs, study: str, images: l
 
 
 def test_orthanc_sends_what_is_asked_for_to_us(
-    pacs: query.Pacs, known: Address, study: str, images: list[FileDataset], tmp_path: Path
+    pacs: query.PacsQuery, known: Address, study: str, images: list[FileDataset], tmp_path: Path
 ) -> None:
     here = StandIn(tmp_path / "here", Address("NOBODY", "127.0.0.1", 9), port=known.port, ae_title=CALLING)
     here.start()
@@ -117,7 +119,7 @@ def test_orthanc_sends_what_is_asked_for_to_us(
         here.stop()
 
 
-def test_a_move_to_nobody_says_so(pacs: query.Pacs, study: str, images: list[FileDataset]) -> None:
+def test_a_move_to_nobody_says_so(pacs: query.PacsQuery, study: str, images: list[FileDataset]) -> None:
     image = images[0]
     with pytest.raises(DeliveryError, match=r"orthanc did not send 1 images to NOWHERE: C-MOVE status 0x"):
         pacs.move(study, image.SeriesInstanceUID, [image.SOPInstanceUID], "NOWHERE")

@@ -182,7 +182,7 @@ def test_what_is_told_of_an_object_counts(
         (400, b"", {}, QUARANTINED, "HTTP 400"),
         (401, b"", {}, PENDING, "user name or the password"),
         (403, b"", {}, PENDING, "may not store"),
-        (404, b"", {}, PENDING, "is the url"),
+        (404, b"", {}, PENDING, "check the url"),
         (409, b"", {}, QUARANTINED, "HTTP 409"),
         (413, b"", {}, QUARANTINED, "HTTP 413"),
         (415, b"", {}, QUARANTINED, "HTTP 415"),

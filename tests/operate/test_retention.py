@@ -21,7 +21,7 @@ from pacs_node.journal import audit, deliveries, feedback, instances, views
 from pacs_node.journal import retention as rows
 from pacs_node.journal.database import Database
 from pacs_node.journal.processes import lead
-from pacs_node.operate import retention
+from pacs_node.operate import purge
 from pacs_node.records import DeliveryState
 
 DAYS = 30
@@ -31,10 +31,10 @@ class RetentionBench(Bench):
     """A node whose only destination takes everything, and time that passes in days."""
 
     def run(self, days: int = DAYS, committing: tuple[str, ...] = ()) -> dict[str, Any]:
-        return retention.run(self.database, self.files, days, committing)
+        return purge.run(self.database, self.files, days, committing)
 
     def pass_days(self, days: float) -> None:
-        self.clock.now += days * retention.DAY
+        self.clock.now += days * purge.DAY
 
     @property
     def stored(self) -> set[str]:
@@ -168,7 +168,7 @@ def test_a_skipped_study_goes_too_and_with_0_days_nothing_does(
 def test_only_one_process_is_at_it(bench: RetentionBench, image: Callable[..., FileDataset]) -> None:
     delivered(bench, image())
     bench.pass_days(31)
-    assert lead(bench.database, retention.LEASE, "another")
+    assert lead(bench.database, purge.LEASE, "another")
     assert "studies" not in bench.run()
     assert len(bench.studies) == 1
 
@@ -180,13 +180,13 @@ def test_a_purge_that_is_killed_is_completed_or_undone(
     delivered(bench, image())
     bench.pass_days(31)
     before = bench.stored
-    purge = rows.purge
+    purge_rows = rows.purge
 
     def die(*arguments: Any) -> bool:
         if moment == "after the rows went":
-            purge(*arguments)
+            purge_rows(*arguments)
         # Nothing of what follows is done by a process that is killed.
-        monkeypatch.setattr(retention, "settle", lambda *_: None)
+        monkeypatch.setattr(purge, "settle", lambda *_: None)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rows, "purge", die)
@@ -235,7 +235,7 @@ def test_files_without_rows_go_after_a_day_but_what_was_received_is_registered_a
     # The other is no DICOM at all, so that nobody can tell who made it: it lies where an administrator looks.
     assert bench.files.refused() == {left.sha256}
     for path in (ours.path, left.path):
-        os.utime(path, (time.time() - 2 * retention.DAY,) * 2)
+        os.utime(path, (time.time() - 2 * purge.DAY,) * 2)
     did = bench.run(days=0)
     assert (did["orphans"], did["registered_again"]) == (2, 0)
     assert bench.stored == {lost.sha256}

@@ -1,8 +1,8 @@
-"""Deletes what has been kept long enough, and brings files and journal back together after a crash.
+"""Deletes expired studies, and reconciles files with the journal after a crash.
 
-A file is withdrawn before the rows that name it are deleted. Whatever is killed when, a withdrawn file is
-either named by a row, and goes back, or may go for good. What was received and is named by no row, as after
-the restore of an older journal, goes back to the spool: it was acknowledged, and must not be lost.
+A file is withdrawn before the rows that refer to it are deleted. After a crash, a withdrawn file that a row
+refers to is restored, any other is removed. A received file without a row, as after the restore of an older
+journal, returns to the spool: it was acknowledged, and must not be lost.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ _log = structlog.get_logger(__name__)
 
 
 def run(database: Database, files: FileStore, days: int, committing: Collection[str]) -> dict[str, Any]:
-    """Delete the studies that were delivered, and last heard of, `days` ago (0: none), and sweep the files.
+    """Delete studies delivered and last changed more than `days` ago (0: none), and clean up files.
 
-    `committing` names the destinations from which a commitment is awaited. Returns what it did; nothing where
-    another process is at it.
+    `committing` names the destinations that commit. Returns the audit details.
     """
     token = str(uuid.uuid4())
     if not processes.lead(database, LEASE, token):
-        return {"note": "another process is at it"}
+        return {"note": "another process is doing it"}
     try:
         settle(database, files, files.withdrawn())
         purged = 0
@@ -59,9 +58,9 @@ def run(database: Database, files: FileStore, days: int, committing: Collection[
 
 
 def settle(database: Database, files: FileStore, sha256s: Collection[str]) -> None:
-    """Remove withdrawn files for good, and bring those back that a row or the spool names.
+    """Remove withdrawn files, and restore those that a row or the spool refers to.
 
-    The spool is looked at before the rows: what is registered in between is in one of both.
+    The spool is read first, so that a file registered in between is in one of them.
     """
     if not sha256s:
         return
@@ -75,19 +74,19 @@ def settle(database: Database, files: FileStore, sha256s: Collection[str]) -> No
 
 
 def _orphans(database: Database, files: FileStore) -> dict[str, int]:
-    """Files that no row names: what was received is registered again, what else is a day old is removed."""
+    """Spool received files without a row again; remove other ones after a day."""
     registered = removed = 0
     for folder in files.stored():
         paths = {path.stem: path for path in folder}
         waiting = {item.sha256 for item in files.spooled()}
         orphans = paths.keys() - waiting - retention.named(database, paths.keys())
         refused = files.refused()
-        ours = {sha256 for sha256 in orphans if sha256 in refused or not _was_received(paths[sha256])}
-        stale = {sha256 for sha256 in ours if paths[sha256].stat().st_mtime < time.time() - DAY}
-        for sha256 in orphans - ours:
+        own = {sha256 for sha256 in orphans if sha256 in refused or not _was_received(paths[sha256])}
+        stale = {sha256 for sha256 in own if paths[sha256].stat().st_mtime < time.time() - DAY}
+        for sha256 in orphans - own:
             files.respool(sha256)
         for kind, sha256s in (
-            (AuditKind.ORPHAN_REGISTERED_AGAIN, orphans - ours),
+            (AuditKind.ORPHAN_REGISTERED_AGAIN, orphans - own),
             (AuditKind.ORPHAN_REMOVED, stale),
         ):
             if sha256s:
@@ -97,13 +96,13 @@ def _orphans(database: Database, files: FileStore) -> dict[str, int]:
                 _log.warning(kind, files=len(sha256s))
         files.withdraw(stale)
         settle(database, files, stale)
-        registered += len(orphans - ours)
+        registered += len(orphans - own)
         removed += len(stale)
     return {"registered_again": registered, "orphans": removed}
 
 
 def _was_received(path: Path) -> bool:
-    """Whether a file came in by C-STORE: its meta information names who sent it. What cannot be read did."""
+    """Whether a file was received by C-STORE: its file meta names a sender. Unreadable ones count, too."""
     try:
         return "SourceApplicationEntityTitle" in read_file_meta_info(path)
     except (InvalidDicomError, ValueError, AttributeError, EOFError):
