@@ -1,4 +1,4 @@
-"""What a compressed image says of itself, read before a decoder takes memory for it."""
+"""Markers of compressed images, read before a decoder allocates memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _DCT, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
 def size(stream: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, samples a pixel and bits a sample of a JPEG, JPEG-LS or JPEG 2000 stream.
 
-    ITU-T T.81, T.87, T.800. Raises ValueError where there is no such stream or its markers are broken,
-    struct.error where it ends too early.
+    ITU-T T.81, T.87, T.800. Raises ValueError for another stream or broken markers, struct.error for one that
+    ends too early.
     """
     at = stream.find(_SOC_SIZ, 0, 1024)
     if at >= 0:
@@ -27,14 +27,14 @@ def size(stream: bytes) -> tuple[int, int, int, int]:
 
 
 def is_complete(stream: bytes) -> bool:
-    """Whether it ends as JPEG (EOI), JPEG-LS and JPEG 2000 (EOC) do, but for padding."""
+    """Whether a stream ends with the marker EOI (JPEG, JPEG-LS) or EOC (JPEG 2000), apart from padding."""
     return stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
 
 
 def has_data_for_all(stream: bytes) -> bool:
-    """Whether there can be data for every pixel: decoders fill up what is missing, and say nothing.
+    """Whether a stream can have data for every pixel; decoders silently fill in missing data.
 
-    JPEG has a bit for each pixel, or for each block of 8 x 8, at least (T.81 F, H); JPEG 2000 has each tile.
+    JPEG has at least a bit for each pixel or each block of 8 x 8 (T.81 F, H), JPEG 2000 has every tile.
     Raises as `size` does.
     """
     at = stream.find(_SOC_SIZ, 0, 1024)
@@ -46,13 +46,13 @@ def has_data_for_all(stream: bytes) -> bool:
 
 
 def _frame_header(stream: bytes) -> tuple[int, int, int, int, int]:
-    """The kind of a JPEG or JPEG-LS stream, its bits a sample, rows, columns and samples a pixel.
+    """Kind, bits a sample, rows, columns and samples a pixel of a JPEG or JPEG-LS stream.
 
-    All segments up to the data must be in order: gdcm ends the process where they are not.
+    All segments up to the data must be well-formed, because gdcm ends the process if they are not.
     """
     if not stream.startswith(b"\xff\xd8"):
         raise ValueError("no JPEG, JPEG-LS or JPEG 2000 stream")
-    at, found = 2, None
+    at, frame = 2, None
     while True:
         mark, kind, length = struct.unpack_from(">BBH", stream, at)
         if mark != 0xFF or kind < 0xC0:
@@ -61,23 +61,23 @@ def _frame_header(stream: bytes) -> tuple[int, int, int, int, int]:
             at += 1
             continue
         if kind in _FRAME_HEADERS:
-            found = (kind, *struct.unpack_from(">BHHB", stream, at + 4))
+            frame = (kind, *struct.unpack_from(">BHHB", stream, at + 4))
         if kind == _SOS:
             break
         at += 2 + length
-    if found is None:
+    if frame is None:
         raise ValueError("no frame header in the JPEG stream")
-    return found
+    return frame
 
 
 def _tiles_stated(stream: bytes, at: int) -> int:
-    """How many tiles the image at `at` says that it has (T.800 B.3)."""
+    """The number of tiles that the header at `at` states (T.800 B.3)."""
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", stream, at + 8)
     return int(-(-(right - left) // width) * -(-(bottom - top) // height))
 
 
 def _tiles(stream: bytes, at: int) -> int:
-    """How many tiles have a part in the stream (T.800 A.4.2)."""
+    """The number of tiles with a part in the stream (T.800 A.4.2)."""
     seen = set()
     at += 2
     while at + 12 <= len(stream):
@@ -85,7 +85,7 @@ def _tiles(stream: bytes, at: int) -> int:
         if marker == _SOT:
             index, part = struct.unpack_from(">HI", stream, at + 4)
             seen.add(index)
-            if part == 0:  # it goes on to the end
+            if part == 0:  # up to the end of the stream
                 break
             at += part
         elif seen or marker >> 8 != 0xFF:

@@ -61,7 +61,7 @@ _NUMBERS = tuple(keyword for keyword in REQUIRED if keyword != "PhotometricInter
 _PIXEL_DATA = Tag("PixelData")
 _PLUGINS = {
     **dict.fromkeys(uid.JPEGTransferSyntaxes, "gdcm"),
-    # gdcm never gives back the memory of a JPEG-LS image that it cannot decode.
+    # gdcm leaks the memory of a JPEG-LS image that it cannot decode.
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "pyjpegls"),
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
     uid.RLELossless: "pylibjpeg",
@@ -73,28 +73,27 @@ class Decoded:
     """One image as stored."""
 
     header: Dataset
-    """Without pixel data and without what is broken."""
+    """Without pixel data and broken elements."""
     pixels: StoredValues
-    """(rows, columns), signed where PixelRepresentation is 1; only the bits that BitsStored declares."""
+    """(rows, columns), signed if PixelRepresentation is 1; only the bits that BitsStored declares."""
     content_key: str
-    """sha256 of the pixels and of what interprets them (`KEY_ATTRIBUTES`, `KEY_SEQUENCES`).
+    """sha256 of the pixels and the attributes that interpret them (`KEY_ATTRIBUTES`, `KEY_SEQUENCES`).
 
-    The identity of content: patient, study, laterality and transfer syntax are not in it, so that the image
-    is the same with a corrected header or losslessly compressed.
+    The identity of the content: the same with a corrected header or another lossless transfer syntax.
     """
     notes: tuple[str, ...] = ()
-    """What was odd and how it was taken."""
+    """Irregularities, and how they were interpreted."""
 
 
 def read(path: Path) -> Decoded:
-    """Decode the one frame of a DICOM file in any usual transfer syntax.
+    """Decode a DICOM file of a single frame in any usual transfer syntax.
 
-    Raises DecodeError where the file is no DICOM, or its pixel data is absent, too short, too large or
-    broken; InputError where it is not one frame of 8 or 16 bits a sample, in gray, RGB or YBR. Messages say
-    why, with no value of the header but those that describe the pixels.
+    Raises DecodeError if the file is not DICOM or its pixel data is absent, too short, too large or broken;
+    InputError unless it is a frame of 8 or 16 bits a sample in gray, RGB or YBR. The messages quote only
+    values that describe the pixels.
     """
     with warnings.catch_warnings():
-        # pydicom warns of odd values and quotes them; they may be the patient's.
+        # Warnings of pydicom quote values, which may identify the patient.
         warnings.simplefilter("ignore")
         with parsing(lambda error: DecodeError(f"not a readable DICOM file ({type(error).__name__})")):
             dataset = dcmread(path)
@@ -104,16 +103,16 @@ def read(path: Path) -> Decoded:
             key = _content_key(values, dataset)
         tags = list(dataset.keys())
         if any(tag < _PIXEL_DATA for tag in tags[tags.index(_PIXEL_DATA) :]):
-            # Who reads the header stops at the pixel data, and would know less than was analyzed.
+            # Readers of the header stop at the pixel data and would miss these elements.
             raise DecodeError("elements come after the pixel data that belong before it")
-        # Not before: what describes the pixels has been read by now, or the image has failed.
+        # Only now: a broken element that describes the pixels has failed the image above.
         drop_broken(dataset)
     del dataset.PixelData
     return Decoded(header=dataset, pixels=values, content_key=key, notes=notes)
 
 
 def _check(dataset: Dataset) -> None:
-    """Refuse what cannot or must not be decoded, before any memory is taken for it."""
+    """Refuse images that cannot or must not be decoded, before memory is allocated."""
     if "PixelData" not in dataset:
         raise DecodeError("the object has no pixel data")
     if not dataset.PixelData:
@@ -124,7 +123,7 @@ def _check(dataset: Dataset) -> None:
     if absent:
         raise DecodeError(f"{', '.join(absent)} absent or empty")
     if several := [keyword for keyword in _NUMBERS if not isinstance(dataset[keyword].value, int)]:
-        # Python multiplies a list of numbers by making it longer.
+        # A list of numbers times a number would be a longer list.
         raise DecodeError(f"{', '.join(several)} must be one number")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise InputError(
@@ -168,7 +167,7 @@ def _frame(dataset: Dataset) -> NDArray[np.integer]:
     try:
         array, _ = decoder.as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
     except BaseException as error:
-        # pylibjpeg-rle panics where a segment is too long, which is no Exception and would end the worker.
+        # pylibjpeg-rle panics if a segment is too long; that is not an Exception and would end the worker.
         if type(error).__name__ == "PanicException":
             raise DecodeError(f"the pixel data cannot be decoded: {reason(error)}") from error
         raise
@@ -177,16 +176,16 @@ def _frame(dataset: Dataset) -> NDArray[np.integer]:
 
 
 def _fragments(dataset: Dataset) -> Iterator[bytes]:
-    """All fragments: they are one frame, whatever the basic offset table before them says (PS3.5 A.4)."""
+    """All fragments of the single frame, without the basic offset table (PS3.5 A.4)."""
     fragments = generate_fragments(BytesIO(dataset.PixelData))
     next(fragments, None)
     return fragments
 
 
 def _check_stream(stream: bytes, dataset: Dataset) -> None:
-    """Refuse a compressed image of another size than the header's: decoders take memory for what it claims.
+    """Refuse a compressed image of another size than the header's, and one that was cut off or lacks parts.
 
-    Nor is one decoded that was cut off, or lacks parts: decoders fill up what is missing, and say nothing.
+    Decoders allocate memory for the size in the stream, and silently fill in missing data.
     """
     rows, columns, samples, bits = codestream.size(stream)
     if (rows, columns, samples) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
@@ -205,7 +204,7 @@ def _check_stream(stream: bytes, dataset: Dataset) -> None:
 
 
 def _check_length(dataset: Dataset) -> None:
-    """Refuse pixel data that is too short, or enough for two images: it is of other pixels than stated."""
+    """Refuse pixel data that is too short, or long enough for two images."""
     stated = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
     if str(dataset.PhotometricInterpretation).endswith("422"):
         stated = stated * 2 // 3
@@ -214,16 +213,16 @@ def _check_length(dataset: Dataset) -> None:
 
 
 def _bits_below(dataset: Dataset) -> int:
-    """How many bits lie below the image where HighBit says that it is in the upper ones (PS3.5 8.1.1)."""
+    """The number of unused bits below left-aligned pixels, by HighBit (PS3.5 8.1.1)."""
     high = dataset.get("HighBit")
     inside = isinstance(high, int) and dataset.BitsStored <= high < dataset.BitsAllocated
     return high + 1 - dataset.BitsStored if inside else 0
 
 
 def _twelve_bit_jpeg(dataset: Dataset) -> NDArray[np.integer]:
-    """JPEG Extended of 12 bits, which gdcm decodes from a file, but pydicom's plug-in for it refuses.
+    """JPEG Extended of 12 bits, which gdcm decodes from a file, but not through pydicom's plug-in.
 
-    The file has nothing but the image: on a header that it does not understand gdcm ends the process.
+    The file has only the image, because gdcm ends the process on a header that it does not understand.
     """
     image = Dataset()
     image.SOPClassUID, image.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2"
@@ -246,7 +245,7 @@ def _twelve_bit_jpeg(dataset: Dataset) -> NDArray[np.integer]:
 
 
 def _stored_values(frame: NDArray[np.integer], dataset: Dataset) -> tuple[StoredValues, tuple[str, ...]]:
-    """The frame in gray, and what was odd or done to it."""
+    """The frame in gray, and notes on irregularities."""
     if frame.ndim == 3:
         gray: StoredValues = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY).astype(frame.dtype)
         return gray, (f"{dataset.PhotometricInterpretation} image; its luminance was analyzed",)
@@ -262,7 +261,6 @@ def _stored_values(frame: NDArray[np.integer], dataset: Dataset) -> tuple[Stored
 
 
 def _content_key(values: StoredValues, dataset: Dataset) -> str:
-    """See `Decoded.content_key`."""
     for keyword in KEY_ATTRIBUTES:
         if keyword in dataset and not has_its_kind(dataset[keyword]):
             raise TypeError(f"{keyword} has the VR {dataset[keyword].VR}")
@@ -288,11 +286,11 @@ def _content_key(values: StoredValues, dataset: Dataset) -> str:
 
 
 def _canonical(value: object) -> object:
-    """A value of an attribute, alike whatever the transfer syntax or the writing of its numbers."""
+    """A value in a form that does not depend on transfer syntax or number format."""
     if isinstance(value, bytes):
         return [int(number) for number in np.frombuffer(value[: len(value) // 2 * 2], "<u2")]
     if isinstance(value, (MultiValue, list, tuple)):
-        return [_canonical(one) for one in value]
+        return [_canonical(item) for item in value]
     try:
         return float(str(value))
     except ValueError:

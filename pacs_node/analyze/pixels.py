@@ -1,8 +1,8 @@
-"""Stored pixel values to what is seen, and on to the network's input.
+"""From stored pixel values to the display image, and on to the network's input.
 
-The order of operations is DICOM's (PS3.4 N.2, PS3.3 C.11): modality LUT or rescale, VOI LUT or window,
-presentation LUT shape. They all map one stored value to one brightness, so they run on the list of the
-possible stored values and reach the image in a single lookup.
+The operations have the order of DICOM (PS3.4 N.2, PS3.3 C.11): modality LUT or rescale, VOI LUT or window,
+presentation LUT shape. Each maps a stored value to a brightness, so they are applied to the list of possible
+stored values, and to the image in a single lookup.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from pacs_node.errors import InputError
 from pacs_node.records import PERCENTILES_SHOW_MORE, Point
 
 ROBUST_PERCENTILES = (0.5, 99.5)
-"""Window of an image that states none, or one in which nothing is to be seen."""
+"""Window of an image without a usable one."""
 NO_CONTRAST, LITTLE_CONTRAST = 0.002, 0.02
-"""Shares of pixels in shades of gray (`_shaded`) below which an image is blank, or another window is tried.
+"""Shares of shaded pixels (`_shaded`) below which an image is blank, or another window is tried.
 
-Of 3466 X-rays of limbs none has less than 0.085, nor, on a plate of ten times its area, less than 0.0087.
+The least of 3466 X-rays of limbs is 0.085, and 0.0087 on a plate of ten times the area.
 """
 _GRID = 256
-"""Longest side of the sample in which shades are counted."""
+"""Longest side of the sample of pixels."""
 _SMOOTHED = 9
-"""Width of the median filter there; it removes noise, hot pixels and the edges of letters."""
+"""Width of the median filter, which removes noise, hot pixels and the edges of letters."""
 _SAME_GRAY = 2
-"""How far apart, of 255, two grays may be that are seen as one."""
+"""Largest difference, of 255, between grays that look the same."""
 _FLAT_AREAS = 3
-"""Grays that make no picture, however much they cover: background, frame, marker."""
+"""Grays that are not part of a picture, whatever their area: background, frame, marker."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """One image as seen on a display."""
+    """A display image."""
 
     display: NDArray[np.float32]
     """(rows, columns), 0..1, bright is dense."""
     notes: tuple[str, ...]
-    """What was odd in the header and how it was taken."""
+    """Irregularities of the header, and how they were interpreted."""
     is_blank: bool
-    """Whether there is nothing to see in it: flat but for a frame, a letter or single pixels."""
+    """Whether the image is flat, apart from a frame, a letter or single pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a letterboxed image lies in the network's input; exact, also where its size was rounded."""
+    """The place of a letterboxed image in the network's input, exact despite rounded sizes."""
 
     scale: Point
     offset: Point
@@ -66,10 +66,10 @@ class Placement:
 
 
 def prepare(decoded: Decoded) -> Prepared:
-    """Stored values to brightness, 0..1 float32.
+    """The display image of stored values.
 
-    Where the header's rescale, LUT or window leave next to nothing to see, but the pixels have contrast, a
-    percentile window takes their place. Raises InputError where one of them cannot be read.
+    If the stated rescale, LUT or window hides the contrast of the pixels, a percentile window takes their
+    place. Raises InputError if one of them cannot be read.
     """
     header, pixels = decoded.header, decoded.pixels
     notes = list(decoded.notes)
@@ -83,14 +83,18 @@ def prepare(decoded: Decoded) -> Prepared:
     with parsing(lambda e: InputError(f"a rescale, window or LUT of the image cannot be read: {reason(e)}")):
         modality = _modality(stored, header) if is_gray else stored.astype(np.float64)
         brightness = _brightness(modality, stored, unsigned, header, notes)
-        # Windows and inversion are for gray alone (PS3.3 C.11.2, C.7.6.3.1.2).
+        # Windows and inversion are for gray images (PS3.3 C.11.2, C.7.6.3.1.2).
         is_inverse = is_gray and _is_inverse(header, notes)
-        _note_aspect(header, notes)
+        ratio = header.get("PixelAspectRatio")
+        if isinstance(ratio, MultiValue) and len(ratio) == 2 and int(ratio[0]) != int(ratio[1]):
+            notes.append(
+                f"pixels are not square (PixelAspectRatio {ratio[0]}\\{ratio[1]}); analyzed as stored"
+            )
         if not np.isfinite(brightness).all():
             raise InputError("the rescale or window of the image leads to values that are not numbers")
         shaded = _shaded(brightness, sample, stored)
         if shaded < LITTLE_CONTRAST:
-            # As stored, too: a rescale or modality LUT may make all values one.
+            # Also without the rescale or modality LUT, which may map all values to the same.
             for values in (modality, stored.astype(np.float64)):
                 other = _by_percentiles(values, stored, unsigned, header)
                 if (more := _shaded(other, sample, stored)) >= max(NO_CONTRAST, 2 * shaded):
@@ -108,7 +112,7 @@ def _brightness(
     header: Dataset,
     notes: list[str],
 ) -> NDArray[np.float64]:
-    """The brightness of each of the `stored` values as the header states it, before inversion."""
+    """The brightness of each stored value as the header states it, before inversion."""
     if header.SamplesPerPixel != 1:
         return np.asarray(np.clip(stored / (2.0 ** int(header.BitsStored) - 1), 0, 1), np.float64)
     if not np.isfinite(modality).all():
@@ -127,7 +131,7 @@ def _by_percentiles(
     unsigned: NDArray[np.uint8] | NDArray[np.uint16],
     header: Dataset,
 ) -> NDArray[np.float64]:
-    """The brightness of each value by the window of ROBUST_PERCENTILES; 0 where that has no width."""
+    """The brightness of each value in the window of ROBUST_PERCENTILES; 0 if it has no width."""
     seen = np.bincount(unsigned.ravel(), minlength=len(stored))
     low, high = _robust_window(values, seen, _padding(stored, header))
     if not 0 < high - low < np.inf:
@@ -139,9 +143,9 @@ def _by_percentiles(
 def _shaded(
     brightness: NDArray[np.float64], sample: NDArray[np.unsignedinteger], stored: StoredValues
 ) -> float:
-    """The share of a sample of pixels in shades of gray: not in its three commonest grays.
+    """The share of the sampled pixels that have none of the three commonest grays.
 
-    A frame, a letter, saturated areas and rounding make no shades; an X-ray of anything does.
+    It is about zero with a frame, a letter, saturated areas or rounding errors, but not for an X-ray.
     """
     grays = np.rint(brightness * 255).astype(np.uint8)
     by_value = grays[np.argsort(stored)]
@@ -154,23 +158,16 @@ def _shaded(
         area = slice(max(0, middle - _SAME_GRAY), middle + _SAME_GRAY + 1)
         is_commonest = by_value == area.start + counts[area].argmax()
         counts[area] = 0
-        # A narrow window spreads neighboring stored values over distant grays; they differ by rounding.
+        # Neighboring stored values differ by rounding, even if a narrow window spreads their grays.
         counts[by_value[1:][is_commonest[:-1]]] = 0
         counts[by_value[:-1][is_commonest[1:]]] = 0
     return float(counts.sum() / picture.size)
 
 
-def _note_aspect(header: Dataset, notes: list[str]) -> None:
-    """Pixels that are not square (PS3.3 C.7.6.3.1.7) are analyzed and drawn as they are stored."""
-    ratio = header.get("PixelAspectRatio")
-    if isinstance(ratio, MultiValue) and len(ratio) == 2 and int(ratio[0]) != int(ratio[1]):
-        notes.append(f"pixels are not square (PixelAspectRatio {ratio[0]}\\{ratio[1]}); analyzed as stored")
-
-
 def windowed(
     values: NDArray[np.float64], center: float, width: float, function: str = "LINEAR"
 ) -> NDArray[np.float64]:
-    """Window to 0..1 (PS3.3 C.11.2.1.2, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT)."""
+    """Values in a window, 0..1 (PS3.3 C.11.2.1.2, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT)."""
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function == "LINEAR_EXACT":
@@ -183,10 +180,9 @@ def windowed(
 def letterbox(
     display: NDArray[np.float32], size: int, stretch: tuple[float, float]
 ) -> tuple[NDArray[np.float32], Placement]:
-    """A display image in the network's square: shrunk by area, stretched, centred on black.
+    """A display image, resized and stretched, in the middle of a black square (size, size) of 0..1.
 
-    `stretch` are the percentiles of the shrunk image that become 0 and 1, so that an image answers alike
-    whatever its window. Gives float32 (size, size), 0..1, and the placement.
+    `stretch` are the percentiles that become 0 and 1, so that the answer hardly depends on the window.
     """
     rows, columns = display.shape
     scale = size / max(rows, columns)
@@ -212,7 +208,7 @@ def _modality(stored: StoredValues, header: Dataset) -> NDArray[np.float64]:
 
 
 def _voi_lut(values: NDArray[np.float64], header: Dataset) -> NDArray[np.float64] | None:
-    """Brightness by the first VOI LUT, None where the image has none (PS3.3 C.11.2)."""
+    """Brightness by the first VOI LUT, or None (PS3.3 C.11.2)."""
     if not header.get("VOILUTSequence"):
         return None
     looked_up, bits = _looked_up(values, header.VOILUTSequence[0])
@@ -223,7 +219,7 @@ def _voi_lut(values: NDArray[np.float64], header: Dataset) -> NDArray[np.float64
 def _looked_up(values: NDArray[np.float64], lut: Dataset) -> tuple[NDArray[np.float64], int]:
     """Values through a LUT, and the bits of its entries (PS3.3 C.11.1.1.1, C.11.2.1.1).
 
-    Its data come as numbers, or as bytes where there are too many for US; entries of 8 bits may share a word.
+    The data are numbers, or bytes if there are too many for US; entries of 8 bits may share a word.
     """
     count, first, bits = (int(value) for value in lut.LUTDescriptor)
     count = count or 1 << 16
@@ -241,7 +237,7 @@ def _looked_up(values: NDArray[np.float64], lut: Dataset) -> tuple[NDArray[np.fl
 
 
 def _stated_window(header: Dataset, notes: list[str]) -> tuple[float, float, str] | None:
-    """The first window of the header: center, width, function; None where it states none that can be used."""
+    """Center, width and function of the header's first window, or None if it has no usable one."""
     center, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
     if center is None or width is None:
         if center is not None or width is not None:
@@ -258,14 +254,14 @@ def _stated_window(header: Dataset, notes: list[str]) -> tuple[float, float, str
 
 
 def _first(value: object) -> float | None:
-    """The first of one or several decimal strings."""
+    """The first value of an attribute of decimal strings."""
     if isinstance(value, MultiValue):
         value = value[0] if value else None
     return None if value is None or value == "" else float(str(value))
 
 
 def _padding(stored: StoredValues, header: Dataset) -> NDArray[np.bool_]:
-    """Which stored values are padding (PS3.3 C.7.5.1.1.2)."""
+    """A mask of the stored values that are padding (PS3.3 C.7.5.1.1.2)."""
     first = header.get("PixelPaddingValue")
     if first is None:
         return np.zeros(len(stored), bool)
@@ -289,7 +285,7 @@ def _robust_window(
 
 
 def _is_inverse(header: Dataset, notes: list[str]) -> bool:
-    """Whether low values are to be bright (PS3.3 C.7.6.3.1.2, C.11.6.1.2); PresentationLUTShape rules."""
+    """Whether low values are bright (PS3.3 C.7.6.3.1.2, C.11.6.1.2); PresentationLUTShape takes precedence."""
     shape = str(header.get("PresentationLUTShape") or "")
     photometric = str(header.get("PhotometricInterpretation") or "")
     monochrome1 = photometric == "MONOCHROME1"

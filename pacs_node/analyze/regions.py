@@ -1,4 +1,4 @@
-"""Heat maps to regions that can be drawn."""
+"""Suspicious regions of a heat map."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pacs_node.heatmap import HeatMap
 from pacs_node.records import Region
 
 LEVEL = 0.5
-"""A region is where the map is at least this part of its peak in the image."""
+"""Regions have at least this share of the map's peak in the image."""
 MOST = 3
-"""More regions than that say nothing."""
+"""Number of regions that are reported."""
 LONG_SIDE = 512
-"""The map is contoured at this size; it is far finer than any feature grid."""
+"""Size at which the map is contoured, far finer than any feature grid."""
 
 
 def find(heat_map: HeatMap, rows: int, columns: int) -> tuple[Region, ...]:
     """The suspicious regions of a source image of `rows` x `columns`, strongest first, at most `MOST`.
 
-    Polygons in source coordinates, within the image. Empty where the map is 0 all over the image.
+    Polygons are in source coordinates and within the image. Empty if the map is 0 everywhere.
     """
     scale = LONG_SIDE / max(rows, columns)
     shape = max(1, round(rows * scale)), max(1, round(columns * scale))
