@@ -285,7 +285,7 @@ def _robust_window(
 
 
 def _is_inverse(header: Dataset, notes: list[str]) -> bool:
-    """Whether low values are bright (PS3.3 C.7.6.3.1.2, C.11.6.1.2); PresentationLUTShape takes precedence."""
+    """Whether low values are bright (PS3.3 C.7.6.3.1.2, C.11.6.1.2); PresentationLUTShape prevails."""
     shape = str(header.get("PresentationLUTShape") or "")
     photometric = str(header.get("PhotometricInterpretation") or "")
     monochrome1 = photometric == "MONOCHROME1"
