@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.sr.coding import Code
 from pydicom.uid import UID
+from support.report_studies import MODEL
 from support.web.web_bench import BOX, COLUMNS, PATIENT, PATIENT_ID, ROWS, WebBench, study
 
 from pacs_node.config import ValidationSettings
@@ -47,7 +50,34 @@ def test_a_negative_answer_says_that_it_does_not_exclude_a_fracture(bench: WebBe
     uid = bench.receive(*study(fractured=False))
     bench.report(0.1, 0.2)
     page = bench.client(Role.VIEWER).get(f"/studies/{uid}").text
-    assert headline(page) == "AI: no fracture suspected. This does not exclude a fracture."
+    assert headline(page) == f"AI: no fracture suspected. {MODEL.negative_caveat}"
+
+
+def test_the_page_uses_the_words_of_the_model(bench: WebBench) -> None:
+    bench.model.model = replace(
+        MODEL,
+        id="pneumonia-1",
+        finding=Code("233604007", "SCT", "Pneumonia"),
+        positive_phrase="Pneumonia suspected",
+        negative_phrase="no pneumonia suspected",
+        negative_caveat="Does not exclude pneumonia.",
+    )
+    positive, negative = bench.receive(*study(40)), bench.receive(*study(41))
+    bench.report(0.1, 0.9, 0.2, 0.3)
+    client = bench.client(Role.RADIOLOGIST)
+    page = client.get(f"/studies/{positive}").text
+    assert headline(page) == "AI: Pneumonia suspected, right wrist, 90 %"
+    assert "<legend>Pneumonia</legend>" in page
+    listed = client.get(f"/studies/{positive}/images").json()
+    assert [image["verdict"].partition(",")[0] for image in listed] == [
+        "Pneumonia suspected",
+        "no pneumonia suspected",
+    ]
+    other = client.get(f"/studies/{negative}").text
+    assert headline(other) == "AI: no pneumonia suspected. Does not exclude pneumonia."
+    worklist = client.get("/").text
+    for text in (page, other, worklist):
+        assert "racture" not in text
 
 
 def test_silence_never_reads_as_normal(bench: WebBench) -> None:
