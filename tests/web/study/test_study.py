@@ -57,6 +57,7 @@ def test_the_page_uses_the_words_of_the_model(bench: WebBench) -> None:
     bench.model.model = replace(
         MODEL,
         id="pneumonia-1",
+        name="Pneumonia",
         finding=Code("233604007", "SCT", "Pneumonia"),
         positive_phrase="Pneumonia suspected",
         negative_phrase="no pneumonia suspected",

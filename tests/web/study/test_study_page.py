@@ -367,7 +367,7 @@ def test_an_administrator_amends_and_analyzes_again_and_sees_it_happen(
     expect(page.locator("#record")).to_contain_text("waiting to be analyzed")
     bench.report(0.3, 0.4)
     changed(page)
-    expect(headline).to_contain_text("does not exclude a fracture")
+    expect(headline).to_contain_text("Does not exclude a fracture")
     # The viewer follows without being opened anew.
     expect(page.locator("[data-text]")).to_contain_text("no fracture suspected, 40 %")
     page.get_by_text("Retry …").click()
