@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from pacs_node.training.evaluate import Evaluation
 from pacs_node.training.model_metrics import Estimate
 
 COLOURS = ("#1f5fa8", "#c4501b", "#3f8f4f", "#7d4fa3", "#8a6d1d", "#5b6770")
+CHANCE: dict[str, Any] = {"color": "0.75", "linewidth": 0.8, "linestyle": "--", "zorder": 0}
 
 
 def draw(evaluations: Sequence[Evaluation]) -> dict[str, Figure]:
     """The figures by name: roc, precision-recall, reliability, thresholds, scores, confusion."""
-    found = {}
+    figures = {}
     for name, curve in (
         ("roc", _roc),
         ("precision-recall", _precision_recall),
         ("reliability", _reliability),
     ):
-        found[name], (axes,) = _figure(1, 4.3)
+        figures[name], (axes,) = _figure(1, 4.3)
         for evaluation, colour in zip(evaluations, COLOURS * len(evaluations), strict=False):
             curve(axes, evaluation, colour)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     for name, panel in (("thresholds", _thresholds), ("scores", _scores), ("confusion", _confusion)):
-        found[name], panels = _figure(len(evaluations), 3.6)
+        figures[name], panels = _figure(len(evaluations), 3.6)
         for axes, evaluation in zip(panels, evaluations, strict=True):
             panel(axes, evaluation)
             axes.set_title(evaluation.metrics.name, fontsize=10)
-    return found
+    return figures
 
 
 def save(folder: Path, figures: Mapping[str, Figure], kinds: Sequence[str] = ("png", "svg")) -> None:
@@ -52,41 +54,54 @@ def _figure(panels: int, side: float) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(side * 1.05 * panels, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def _roc(axes: Axes, evaluation: Evaluation, colour: str) -> None:
     metrics, at = evaluation.metrics, evaluation.metrics.operation
-    fallout, sensitivity, _ = roc_curve(evaluation.labels, evaluation.probabilities)
-    axes.plot(fallout, sensitivity, color=colour, label=f"{metrics.name}: AUC {metrics.auc}")
+    RocCurveDisplay.from_predictions(
+        evaluation.labels,
+        evaluation.probabilities,
+        ax=axes,
+        curve_kwargs={"color": colour, "label": f"{metrics.name}: AUC {metrics.auc}"},
+    )
     if at.specificity and at.sensitivity:
         axes.plot(1 - at.specificity.value, at.sensitivity.value, "o", color=colour)
-    axes.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
+    axes.plot([0, 1], [0, 1], **CHANCE)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _precision_recall(axes: Axes, evaluation: Evaluation, colour: str) -> None:
     metrics, at = evaluation.metrics, evaluation.metrics.operation
-    precision, recall, _ = precision_recall_curve(evaluation.labels, evaluation.probabilities)
-    label = f"{metrics.name}: average precision {metrics.average_precision}"
-    axes.plot(recall, precision, color=colour, label=label)
+    PrecisionRecallDisplay.from_predictions(
+        evaluation.labels,
+        evaluation.probabilities,
+        ax=axes,
+        plot_chance_level=True,
+        chance_level_kw=CHANCE | {"color": colour, "label": None},
+        curve_kwargs={
+            "color": colour,
+            "label": f"{metrics.name}: average precision {metrics.average_precision}",
+        },
+    )
     if at.precision and at.sensitivity:
         axes.plot(at.sensitivity.value, at.precision.value, "o", color=colour)
-    axes.axhline(evaluation.labels.mean(), color=colour, linewidth=0.8, linestyle="--", zorder=0)
     axes.set(xlabel="recall (sensitivity)", ylabel="precision")
     axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
 def _reliability(axes: Axes, evaluation: Evaluation, colour: str) -> None:
     metrics = evaluation.metrics
-    told = [(one.probability, one.positive) for one in metrics.bins if one.positive]
+    bins = [(each.probability, each.positive) for each in metrics.bins if each.positive]
+    observed = np.array([(rate.value, rate.low, rate.high) for _, rate in bins]).reshape(-1, 3)
+    value, low, high = observed.T
     axes.errorbar(
-        [probability for probability, _ in told],
-        [observed.value for _, observed in told],
-        yerr=np.array([_arms(observed) for _, observed in told]).reshape(-1, 2).T,
+        [probability for probability, _ in bins],
+        value,
+        yerr=np.maximum(0, [value - low, high - value]),
         color=colour,
         marker="o",
         markersize=4,
@@ -94,21 +109,17 @@ def _reliability(axes: Axes, evaluation: Evaluation, colour: str) -> None:
         linewidth=1,
         label=f"{metrics.name}: ECE {metrics.ece}",
     )
-    axes.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
-    axes.set(xlabel="mean probability", ylabel="part that is positive")
+    axes.plot([0, 1], [0, 1], **CHANCE)
+    axes.set(xlabel="mean probability", ylabel="share of positive images")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
-
-
-def _arms(estimate: Estimate) -> tuple[float, float]:
-    return max(0.0, estimate.value - estimate.low), max(0.0, estimate.high - estimate.value)
 
 
 def _thresholds(axes: Axes, evaluation: Evaluation) -> None:
     for name, colour in zip(("sensitivity", "specificity", "precision"), COLOURS, strict=False):
         points: list[tuple[float, Estimate]] = [
-            (one.threshold, estimate)
-            for one in evaluation.metrics.thresholds
-            if (estimate := getattr(one, name)) is not None
+            (operation.threshold, estimate)
+            for operation in evaluation.metrics.thresholds
+            if (estimate := getattr(operation, name)) is not None
         ]
         at = [threshold for threshold, _ in points]
         axes.plot(at, [estimate.value for _, estimate in points], color=colour, label=name)
@@ -133,20 +144,17 @@ def _scores(axes: Axes, evaluation: Evaluation) -> None:
             label=name,
         )
     axes.axvline(evaluation.metrics.operation.threshold, color="0.5", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="probability", ylabel="part of the images of that label", xlim=(0, 1))
+    axes.set(xlabel="probability", ylabel="share of the images of that label", xlim=(0, 1))
     axes.legend(frameon=False, fontsize=8, loc="upper center")
 
 
 def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     at = evaluation.metrics.operation
     cells = np.array([[at.true_negatives, at.false_positives], [at.false_negatives, at.true_positives]])
-    parts = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
-    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(cells):
-        dark = parts[row, column] > 0.5
-        text = f"{count}\n{parts[row, column]:.1%}"
-        axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    names = ["negative", "positive"]
-    axes.set_xticks([0, 1], names)
-    axes.set_yticks([0, 1], names, rotation=90, va="center")
+    shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
+    matrix = ConfusionMatrixDisplay(shares, display_labels=["negative", "positive"]).plot(
+        ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1}
+    )
+    for text, count, share in zip(matrix.text_.flat, cells.flat, shares.flat, strict=True):
+        text.set_text(f"{count}\n{share:.1%}")
     axes.set(xlabel=f"called, from {at.threshold:g} on", ylabel="is")
