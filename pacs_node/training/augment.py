@@ -71,7 +71,6 @@ class Frame(v2.Transform):
         self.options = options
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the angle, the scale and the translation that brings the chosen centre to the middle."""
         (image,) = (part for part in flat_inputs if isinstance(part, tv_tensors.Image))
         (middles,) = (part for part in flat_inputs if isinstance(part, tv_tensors.KeyPoints))
         options, size = self.options, image.shape[-1]
@@ -89,7 +88,6 @@ class Frame(v2.Transform):
         return {"angle": float(angle), "scale": scale, "translate": translate.tolist(), "side": side}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply the same drawn frame to image, marks and middles."""
         side, affine = params["side"], {name: params[name] for name in ("angle", "scale", "translate")}
         moved = v2.functional.affine(
             inpt, **affine, shear=[0.0, 0.0], interpolation=v2.InterpolationMode.BILINEAR
@@ -97,8 +95,8 @@ class Frame(v2.Transform):
         return v2.functional.center_crop(moved, [side, side])
 
 
-class Exposure(v2.Transform):
-    """Gamma, and other black and white points; 8 bits become 0..1."""
+class ImageTransform(v2.Transform):
+    """A random transform that changes the image and leaves marks and middles as they are."""
 
     _transformed_types = (tv_tensors.Image,)
 
@@ -106,33 +104,27 @@ class Exposure(v2.Transform):
         super().__init__()
         self.options = options
 
+
+class Exposure(ImageTransform):
+    """Gamma, and other black and white points; 8 bits become 0..1."""
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the exponent and the two points."""
         black, white = uniform(self.options.contrast, 2).tolist()
         return {"exponent": math.exp(uniform(self.options.gamma)), "black": black, "white": white}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply both."""
-        curved = (inpt / 255) ** params["exponent"]
         black, white = params["black"], params["white"]
+        curved = (inpt / 255) ** params["exponent"]
         return tv_tensors.wrap(((curved - black) / (1 + white - black)).clamp(0, 1), like=inpt)
 
 
-class Noise(v2.Transform):
+class Noise(ImageTransform):
     """Gaussian noise of a random standard deviation."""
 
-    _transformed_types = (tv_tensors.Image,)
-
-    def __init__(self, largest: float) -> None:
-        super().__init__()
-        self.largest = largest
-
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the standard deviation."""
-        return {"sigma": self.largest * torch.rand(()).item()}
+        return {"sigma": self.options.noise * torch.rand(()).item()}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Add the noise."""
         return v2.functional.gaussian_noise(inpt, **params)
 
 
@@ -142,7 +134,6 @@ class Shutters(v2.Transform):
     _transformed_types = (tv_tensors.Image, tv_tensors.Mask)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the widths."""
         (marks,) = (part for part in flat_inputs if isinstance(part, tv_tensors.Mask))
         side = marks.shape[-1]
         left, top, right, bottom = (WIDEST_SHUTTER * side * torch.rand(4)).int().tolist()
@@ -151,7 +142,6 @@ class Shutters(v2.Transform):
         return {"opening": opening | bool((marks.bool() & ~opening).any())}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Blacken the border."""
         return tv_tensors.wrap(inpt * params["opening"], like=inpt)
 
 
@@ -171,7 +161,7 @@ def pipeline(options: Augmentation) -> v2.Transform:
             *flips,
             Exposure(options),
             v2.RandomApply([blur], p=OCCASIONAL if options.blur else 0),
-            v2.RandomApply([Noise(options.noise)], p=OCCASIONAL if options.noise else 0),
+            v2.RandomApply([Noise(options)], p=OCCASIONAL if options.noise else 0),
             v2.RandomApply([Shutters()], p=options.collimation),
         ]
     )

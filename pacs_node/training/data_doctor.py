@@ -1,7 +1,7 @@
-"""The data doctor: what is wrong with a data set, before a network learns it.
+"""Checks of a data set before training.
 
-Images that cannot be read or are damaged, the same image twice, groups in two splits, and what tells the
-label without a look at the bone.
+They find unreadable and damaged images, duplicates, groups in two splits, and shortcuts: traits that predict
+the label of an image without showing the finding.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from pacs_node.training import dataset, duplicates
 from pacs_node.training.dataset import Sample
 
 SHORTCUT = 0.6
-"""AUC from which on something beside the bone tells too much."""
+"""AUC from which on a trait is reported as a shortcut."""
 FOLDS = 5
-SHOWN = 20
-"""How many problems of a kind are listed."""
+LISTED = 20
+"""Number of problems of a kind that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """Two images that are the same."""
+    """Two copies of one image."""
 
     first: Sample
     second: Sample
     likeness: float
-    """Of the details, 0..1; exactly 1 where all pixels are the same."""
+    """0..1; exactly 1 if all pixels are the same."""
 
     @property
     def dishonest(self) -> bool:
-        """Whether they make figures dishonest: they stand in two splits, or have contradictory labels."""
+        """Whether they are in two splits or have contradictory labels."""
         return self.first.split != self.second.split or self.first.positive != self.second.positive
 
     def __str__(self) -> str:
-        one, other = (
+        first, second = (
             f"{sample.path.name} ({sample.split}, {'positive' if sample.positive else 'negative'})"
             for sample in (self.first, self.second)
         )
-        return f"{one} and {other} are the same image ({self.likeness:.3f})"
+        return f"{first} and {second} are the same image ({self.likeness:.3f})"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the doctor found."""
+    """The result of `examine`."""
 
     samples: tuple[Sample, ...]
     unreadable: dict[Path, str]
     damaged: dict[Path, str]
     twins: tuple[Twins, ...]
     shortcuts: dict[str, float]
-    """How well one thing alone predicts the label: cross-validated AUC, the largest first."""
+    """Cross-validated AUC with which a trait alone predicts the label, the largest first."""
 
     @property
     def leaks(self) -> tuple[str, ...]:
-        """What makes figures dishonest: images or groups in two splits, twins of contradictory labels."""
+        """Images or groups in two splits, and twins with contradictory labels."""
         groups = [
             f"group {group} is in {' and '.join(sorted({sample.split for sample in members}))}"
             for group, members in self._divided_groups()
@@ -77,10 +77,7 @@ class Report:
         return (*groups, *(str(twins) for twins in self.twins if twins.dishonest))
 
     def mended(self) -> list[Sample]:
-        """The samples that can be read, less those that leak into a later split.
-
-        Of train, what val or test have as well is left out, of val what test has: test stays whole.
-        """
+        """The readable samples; train without what val or test also have, val without what test has."""
         later = {split: number for number, split in enumerate(dataset.SPLITS)}
         joined = [*((t.first, t.second) for t in self.twins), *(group for _, group in self._divided_groups())]
         left_out = set(self.unreadable)
@@ -90,7 +87,7 @@ class Report:
         return [sample for sample in self.samples if sample.path not in left_out]
 
     def as_dict(self) -> dict[str, object]:
-        """The report as JSON has it."""
+        """The report for JSON."""
         return {
             "splits": self._balance(),
             "leaks": list(self.leaks),
@@ -111,16 +108,16 @@ class Report:
             "unreadable": tuple(self.unreadable.values()),
             "damaged": [f"{path.name}: {why}" for path, why in self.damaged.items()],
             "the same image in one split": [str(twins) for twins in self.twins if not twins.dishonest],
-            f"tells the label without a look at the bone (AUC from {SHORTCUT} on)": [
+            f"shortcuts to the label (AUC from {SHORTCUT} on)": [
                 f"{name}: {auc:.2f}" for name, auc in self.shortcuts.items() if auc >= SHORTCUT
             ],
         }
-        for kind, found in kinds.items():
-            console.print(f"{kind}: {len(found) or 'none'}", markup=False)
-            for one in found[:SHOWN]:
-                console.print(f"  {one}", markup=False)
-            if len(found) > SHOWN:
-                console.print(f"  and {len(found) - SHOWN} more")
+        for kind, problems in kinds.items():
+            console.print(f"{kind}: {len(problems) or 'none'}", markup=False)
+            for problem in problems[:LISTED]:
+                console.print(f"  {problem}", markup=False)
+            if len(problems) > LISTED:
+                console.print(f"  and {len(problems) - LISTED} more")
 
     def _balance(self) -> dict[str, dict[str, int]]:
         """Images, positive images and groups of each split."""
@@ -135,7 +132,7 @@ class Report:
         return balance
 
     def _divided_groups(self) -> list[tuple[str, list[Sample]]]:
-        """The groups that are in several splits, with their samples."""
+        """Groups in several splits, with their samples."""
         members: dict[str, list[Sample]] = defaultdict(list)
         for sample in self.samples:
             members[sample.group].append(sample)
@@ -144,14 +141,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reading:
-    """What one readable file is like."""
+    """The properties of a readable file."""
 
     disc: duplicates.Disc
     sha256: str
     """Of its pixels."""
     damage: str
     looks: dict[str, str]
-    """What can be seen of it without looking at the bone."""
+    """Size and brightness, which may be shortcuts."""
 
 
 def examine(samples: Sequence[Sample], console: Console | None = None) -> Report:
@@ -174,7 +171,7 @@ def examine(samples: Sequence[Sample], console: Console | None = None) -> Report
 
 
 def _read(path: Path) -> _Reading | str:
-    """Look at one file; why it cannot be read where it cannot."""
+    """The properties of a file, or the reason why it cannot be read."""
     try:
         image = dataset.display(path)
     except InputError as error:
@@ -196,21 +193,21 @@ def _read(path: Path) -> _Reading | str:
 
 
 def _damage(content: bytes) -> str:
-    """What is wrong with a JPEG or PNG that can be shown all the same; empty for a sound one."""
+    """The damage of a JPEG or PNG that can still be decoded; empty if there is none."""
     if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-1024:]:
         return "truncated: the JPEG has no end marker"
     try:
         gray = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
     except (OSError, SyntaxError, ValueError) as error:
         return f"not sound: {error}"
-    # What a decoder fills in for the missing end of a file, kept by whoever re-encoded it.
+    # A decoder fills the missing end of a file with gray, and re-encoding keeps it.
     filled = np.abs(gray.astype(np.int16) - 128).max(axis=1) <= 4
     bar = int(np.argmin(filled[::-1])) if not filled.all() else len(filled)
     return f"once truncated: its last {bar} rows of {len(filled)} are gray" if bar >= 4 else ""
 
 
 def _twins(readable: Sequence[tuple[Sample, _Reading]], console: Console | None) -> Iterator[Twins]:
-    """The pairs that are the same; of images with all pixels alike, each with the first."""
+    """The pairs of copies; identical images are each paired with the first of them."""
     first: dict[str, Sample] = {}
     different = []
     for sample, reading in readable:
@@ -219,29 +216,29 @@ def _twins(readable: Sequence[tuple[Sample, _Reading]], console: Console | None)
         else:
             first[reading.sha256] = sample
             different.append((sample, reading.disc))
-    found = duplicates.find([disc for _, disc in different], console)
-    for (one, other), likeness in sorted(found.items()):
-        yield Twins(different[one][0], different[other][0], likeness)
+    pairs = duplicates.find([disc for _, disc in different], console)
+    for (first_index, second_index), likeness in sorted(pairs.items()):
+        yield Twins(different[first_index][0], different[second_index][0], likeness)
 
 
 def _shortcuts(readable: Sequence[tuple[Sample, _Reading]]) -> dict[str, float]:
-    """The AUC with which a small tree tells the label from one look or trait, cross-validated by group."""
+    """The AUC with which a small tree predicts the label from one trait, cross-validated by group."""
     labels = np.array([sample.positive for sample, _ in readable], int)
     groups = [sample.group for sample, _ in readable]
     if len(set(groups)) < FOLDS or min(np.bincount(labels, minlength=2)) < FOLDS:
         return {}
-    told = [{**sample.traits, **reading.looks} for sample, reading in readable]
-    found = {}
-    for name in sorted({name for of_one in told for name in of_one}):
-        values = [of_one.get(name, "") for of_one in told]
+    traits = [{**sample.traits, **reading.looks} for sample, reading in readable]
+    shortcuts = {}
+    for name in sorted({name for of_sample in traits for name in of_sample}):
+        values = [of_sample.get(name, "") for of_sample in traits]
         try:
             numbers = np.array(values, float)
-        except ValueError:  # not numbers: codes, of which a tree can tell any apart
+        except ValueError:  # words, coded as numbers that a tree can separate
             numbers = np.unique(values, return_inverse=True)[1].astype(float)
         tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=max(1, len(labels) // 100))  # type: ignore[no-untyped-call]
         folds = GroupKFold(FOLDS)  # type: ignore[no-untyped-call]
         guessed = cross_val_predict(
             tree, numbers[:, None], labels, groups=groups, cv=folds, method="predict_proba"
         )
-        found[name] = round(float(roc_auc_score(labels, guessed[:, 1])), 3)
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        shortcuts[name] = round(float(roc_auc_score(labels, guessed[:, 1])), 3)
+    return dict(sorted(shortcuts.items(), key=lambda item: -item[1]))

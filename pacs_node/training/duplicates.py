@@ -29,11 +29,11 @@ ANGLES, RADII = 64, 14
 ZOOMS = (1.0, 0.84, 0.7)
 """Parts of a middle that are compared with another's whole: for enlarged copies and added borders."""
 NEIGHBOURS = 4
-"""How many of those most alike an image is laid over."""
+"""Number of most similar images that an image is registered with."""
 CANDIDATE = 0.7
-"""Least likeness of fingerprints for that."""
+"""Lowest similarity of fingerprints for that."""
 SAME = 0.95
-"""Least likeness in detail of the same image; docs/model.md tells how it was chosen."""
+"""Least likeness in detail of the same image; docs/model.md explains the choice."""
 CHUNK = 16
 
 
@@ -86,23 +86,23 @@ def find(discs: Sequence[Disc], console: Console | None = None) -> dict[Pair, fl
 
 
 def progress(items: Iterable[Item], what: str, total: int, console: Console | None) -> Iterable[Item]:
-    """The same items, with a progress bar where there is a console."""
+    """The same items, with a progress bar on the console if there is one."""
     return track(items, what, total, console=console, transient=True, disable=console is None)
 
 
 def clusters(count: int, pairs: Iterable[Pair]) -> list[int]:
-    """For each of `count` things the smallest of those that it is joined with, also through others."""
+    """Connected components: for each of `count` items the smallest item connected with it."""
     root = list(range(count))
 
-    def top(one: int) -> int:
-        while root[one] != one:
-            one = root[one]
-        return one
+    def top(item: int) -> int:
+        while root[item] != item:
+            item = root[item]
+        return item
 
     for first, second in pairs:
         low, high = sorted((top(first), top(second)))
         root[high] = low
-    return [top(one) for one in range(count)]
+    return [top(item) for item in range(count)]
 
 
 def _fingerprint(one: Disc, zoom: float) -> NDArray[np.float32]:
