@@ -61,7 +61,7 @@ def _figure(panels: int, side: float) -> tuple[Figure, Sequence[Axes]]:
 
 def _roc(axes: Axes, evaluation: Evaluation, colour: str) -> None:
     metrics, at = evaluation.metrics, evaluation.metrics.operation
-    RocCurveDisplay.from_predictions(
+    RocCurveDisplay.from_predictions(  # type: ignore[no-untyped-call]
         evaluation.labels,
         evaluation.probabilities,
         ax=axes,
@@ -76,7 +76,7 @@ def _roc(axes: Axes, evaluation: Evaluation, colour: str) -> None:
 
 def _precision_recall(axes: Axes, evaluation: Evaluation, colour: str) -> None:
     metrics, at = evaluation.metrics, evaluation.metrics.operation
-    PrecisionRecallDisplay.from_predictions(
+    PrecisionRecallDisplay.from_predictions(  # type: ignore[no-untyped-call]
         evaluation.labels,
         evaluation.probabilities,
         ax=axes,
@@ -152,9 +152,8 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     at = evaluation.metrics.operation
     cells = np.array([[at.true_negatives, at.false_positives], [at.false_negatives, at.true_positives]])
     shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
-    matrix = ConfusionMatrixDisplay(shares, display_labels=["negative", "positive"]).plot(
-        ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1}
-    )
+    matrix = ConfusionMatrixDisplay(shares, display_labels=["negative", "positive"])  # type: ignore[no-untyped-call]
+    matrix.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})  # type: ignore[no-untyped-call]
     for text, count, share in zip(matrix.text_.flat, cells.flat, shares.flat, strict=True):
         text.set_text(f"{count}\n{share:.1%}")
     axes.set(xlabel=f"called, from {at.threshold:g} on", ylabel="is")
