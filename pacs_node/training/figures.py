@@ -154,6 +154,7 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
     matrix = ConfusionMatrixDisplay(shares, display_labels=["negative", "positive"])  # type: ignore[no-untyped-call]
     matrix.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})  # type: ignore[no-untyped-call]
-    for text, count, share in zip(np.ravel(matrix.text_), cells.flat, shares.flat, strict=True):
+    assert matrix.text_ is not None
+    for text, count, share in zip(matrix.text_.flat, cells.flat, shares.flat, strict=True):
         text.set_text(f"{count}\n{share:.1%}")
     axes.set(xlabel=f"called, from {at.threshold:g} on", ylabel="is")
