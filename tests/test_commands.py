@@ -315,7 +315,7 @@ def test_the_shell_completes_destinations_and_studies(
 def test_completion_can_be_installed(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pacs-node")
     done = subprocess.run(
-        ["bash", "-c", f"{program} --install-completion"],
+        ["bash", "-c", f"{program} --install-completion && true"],
         env=os.environ | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": ""},
         capture_output=True,
         text=True,

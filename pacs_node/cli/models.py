@@ -12,7 +12,7 @@ from typer import Option
 
 from pacs_node import __file__ as package_file
 from pacs_node.cli.context import JsonOption, Table, console, emit, working
-from pacs_node.errors import InputError
+from pacs_node.errors import ConfigError, InputError
 
 
 def folder_option(help: str) -> Any:
@@ -60,6 +60,12 @@ def train(
     out = out or Path()
     chosen = recipes.load(recipe)
     samples = dataset.load(data, labels=labels, positive=positive, names=chosen.labels)
+    is_default = not positive or positive.lower() in dataset.Classes(chosen.labels, None).positives
+    if not (check or is_default or "finding" in chosen.model_fields_set):
+        raise ConfigError(
+            f"--positive {positive}: the recipe has no [finding], and the default one is for "
+            f"{chosen.labels[1]!r}; state the code and phrases of the finding in the recipe"
+        )
     if check or not publish_only:
         report = data_doctor.examine(samples, terminal)
         report.show(terminal)

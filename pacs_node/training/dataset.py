@@ -130,7 +130,7 @@ class Classes:
         """`names` are the negative and the positive label; `positive` replaces both."""
         self.names, self._stated = names, positive
         stem = names[1].removesuffix("d")
-        self._positive = {"1", names[1], stem}
+        self.positives = {"1", names[1], stem}
         self._negative = {"0", "normal", names[0]}
         self._negative |= {f"{no} {name}" for no in ("no", "not", "non") for name in (names[1], stem)}
         self.known_columns = {*REFERENCES, "label", "split", "group", names[1], f"{stem}_count"}
@@ -141,12 +141,12 @@ class Classes:
         if self._stated is not None:
             return label == self._stated
         plain = " ".join(label.lower().replace("_", " ").replace("-", " ").split())
-        if plain not in self._positive | self._negative:
+        if plain not in self.positives | self._negative:
             raise InputError(
                 f"{where}: unclear whether {label!r} is positive; name the positive class, or use the labels "
                 f"{self.names[1]} and {self.names[0]}, or 1 and 0"
             )
-        return plain in self._positive
+        return plain in self.positives
 
 
 def _from_table(folder: Path, table: Path, classes: Classes) -> list[Sample]:

@@ -129,6 +129,15 @@ class Recipe(_Table):
             raise ValueError("input.mean and input.std are for ONNX; what is trained here takes 0..1")
         return self
 
+    @model_validator(mode="after")
+    def _names_its_finding(self) -> Recipe:
+        # Reports of a pneumonia model must not name the default finding.
+        if self.labels != DEFAULT_LABELS and "finding" not in self.model_fields_set:
+            raise ValueError(
+                f"finding: missing; state the code and phrases for {self.labels[1]!r} in [finding]"
+            )
+        return self
+
 
 def load(path: Path | None) -> Recipe:
     """A recipe from its TOML file, the default one without. Raises ConfigError naming the key."""
