@@ -27,9 +27,9 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
 
     settings, database = invocation(context).settings, invocation(context).database
     running = processes.running(database)
-    found = problems(settings, database, FileStore(settings.storage.path))
+    listed = problems(settings, database, FileStore(settings.storage.path))
     attention: Counter[str] = Counter()
-    for problem in found:
+    for problem in listed:
         attention[problem.kind.upper()] += problem.count
     counts = {**views.counts(database), "attention": attention}
     missing = processes.missing(running)
@@ -38,15 +38,17 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         f"{queue}: {', '.join(f'{count} {state}' for state, count in states.items()) or 'none'}"
         for queue, states in counts.items()
     ]
-    lines += [str(problem) for problem in found]
+    lines += [str(problem) for problem in listed]
     state = {
         "ready": not missing,
         "roles": rows,
         "web": next((role.address for role in running if role.role == "web" and role.ready), None),
         **counts,
-        "unreachable": {each.subject: each.message for each in found if each.kind == ProblemKind.DESTINATION},
-        "disk_low": any(problem.kind == ProblemKind.DISK for problem in found),
-        "problems": [asdict(problem) for problem in found],
+        "unreachable": {
+            each.subject: each.message for each in listed if each.kind == ProblemKind.DESTINATION
+        },
+        "disk_low": any(problem.kind == ProblemKind.DISK for problem in listed),
+        "problems": [asdict(problem) for problem in listed],
     }
     columns = ("role", "host", "pid", "address", "ready")
     emit(state, as_json, Table(rows, columns, "no process is running"), *lines)

@@ -180,7 +180,7 @@ class NodeMetrics(Collector):
         elif kind == AuditKind.REPORTED:
             self._reports.labels(details["outcome"]).inc()
         elif kind in _ANSWERED:
-            status = _status_group(details["status"])
+            status = status_group(details["status"])
             # STOW-RS has failure reasons in the range of the C-STORE warnings.
             is_warning = status == "0xBxxx" and kind != AuditKind.SENT
             self._answers.labels(details["destination"], "other" if is_warning else status).inc()
@@ -269,7 +269,7 @@ def _gauge(name: str, what: str, values: float | Mapping[Any, float], *labels: s
     return family
 
 
-def _status_group(status: str | None) -> str:
+def status_group(status: str | None) -> str:
     """The status of an answer as one of `ANSWERS`."""
     if status is None:
         return "none"

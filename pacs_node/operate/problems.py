@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,23 +114,23 @@ def problems(settings: Settings, database: Database, files: FileStore) -> list[P
 
     Raises JournalError if the journal fails while it is being read.
     """
-    found = list(readiness(settings, database, files))
-    if any(problem.kind == ProblemKind.JOURNAL for problem in found):
-        return found
+    listed = list(readiness(settings, database, files))
+    if any(problem.kind == ProblemKind.JOURNAL for problem in listed):
+        return listed
     dismissed = {
         (event.details["kind"], event.details["subject"]): event.at
         for event in audit.events(database, kind=AuditKind.PROBLEM_DISMISSED)
     }
     for problem in (
-        *_capacity(settings, database, files),
-        *_destinations(settings, database),
-        *_studies(database),
-        *_calendar(settings, database),
+        *capacity_problems(settings, database, files),
+        *destination_problems(settings, database),
+        *study_problems(database),
+        *calendar_problems(settings, database),
     ):
         at = dismissed.get((problem.kind, problem.subject), 0.0)
         if not problem.dismissible or problem.since is None or problem.since > at:
-            found.append(problem)
-    return sorted(found, key=lambda problem: (problem.severity, -(problem.since or database.clock())))
+            listed.append(problem)
+    return sorted(listed, key=lambda problem: (problem.severity, -(problem.since or math.inf)))
 
 
 def dismiss(database: Database, kind: str, subject: str, who: str) -> None:
@@ -137,7 +138,7 @@ def dismiss(database: Database, kind: str, subject: str, who: str) -> None:
     database.audit(AuditKind.PROBLEM_DISMISSED, kind=kind, subject=subject, who=who)
 
 
-def _capacity(settings: Settings, database: Database, files: FileStore) -> Iterator[Problem]:
+def capacity_problems(settings: Settings, database: Database, files: FileStore) -> Iterator[Problem]:
     warn = Severity.WARN
     if settings.web.enabled and not any(
         role.role == "web" and role.ready for role in processes.running(database)
@@ -149,7 +150,7 @@ def _capacity(settings: Settings, database: Database, files: FileStore) -> Itera
         yield Problem(ProblemKind.DISK, warn, "disk", message, "make room", link="/system#disk")
 
 
-def _destinations(settings: Settings, database: Database) -> Iterator[Problem]:
+def destination_problems(settings: Settings, database: Database) -> Iterator[Problem]:
     names = [destination.name for destination in settings.destinations]
     for name in names:
         reach = deliveries.reach(database, name)
@@ -165,7 +166,7 @@ def _destinations(settings: Settings, database: Database) -> Iterator[Problem]:
         yield Problem(kind, severity, group.destination, message, advice, group.since, link, group.results)
 
 
-def _studies(database: Database) -> Iterator[Problem]:
+def study_problems(database: Database) -> Iterator[Problem]:
     for study in views.failed_studies(database, MOST_STUDIES):
         uid, reason = study.study_instance_uid, study.reason or "no reason was recorded"
         advice, link = f"pacs-node retry {uid}", f"/studies/{quote(uid, safe='')}"
@@ -177,7 +178,7 @@ def _studies(database: Database) -> Iterator[Problem]:
         yield Problem(ProblemKind.STUDY, severity, uid, message, advice, study.since, link)
 
 
-def _calendar(settings: Settings, database: Database) -> Iterator[Problem]:
+def calendar_problems(settings: Settings, database: Database) -> Iterator[Problem]:
     fail, warn, link = Severity.FAIL, Severity.WARN, "/system#schedule"
     for job in JOBS:
         run = audit.last_run(database, job)

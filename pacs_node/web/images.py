@@ -109,12 +109,12 @@ def radiographs(request: Request, study: str, events: Iterable[AuditEvent] | Non
     `events` are the study's audit events, if the caller has them already.
     """
     database = backend(request).database
-    instances = [each for each in studies.study_instances(database, study) if _is_radiograph(each)]
+    instances = [each for each in studies.study_instances(database, study) if is_radiograph(each)]
     last = views.last_findings(database, instances)
-    models = _models(audit.events(database, study) if events is None else events)
+    models = audited_models(audit.events(database, study) if events is None else events)
     results = facts.in_order(
         ImageResult(
-            each, _header(backend(request).files, each), last[each.id].finding if each.id in last else None
+            each, header_of(backend(request).files, each), last[each.id].finding if each.id in last else None
         )
         for each in instances
     )
@@ -144,19 +144,19 @@ def find(request: Request, study: str, image: str) -> Radiograph:
     """One radiograph of a study, without its name and place. Raises HTTPException 404."""
     database, files = backend(request).database, backend(request).files
     for instance in studies.study_instances(database, study):
-        if instance.sop_instance_uid == image and _is_radiograph(instance):
+        if instance.sop_instance_uid == image and is_radiograph(instance):
             last = views.last_findings(database, [instance])
-            model = _model(instance, last, _models(audit.events(database, study)))
-            return Radiograph(instance, _header(files, instance), last.get(instance.id), model)
+            model = _model(instance, last, audited_models(audit.events(database, study)))
+            return Radiograph(instance, header_of(files, instance), last.get(instance.id), model)
     raise HTTPException(404, "This study has no such image.")
 
 
-def _is_radiograph(instance: Instance) -> bool:
+def is_radiograph(instance: Instance) -> bool:
     may_be_xray = instance.modality in ("CR", "DX") or instance.sop_class_uid in admission.XRAY_CLASSES
     return may_be_xray or instance.state != InstanceState.SKIPPED
 
 
-def _models(events: Iterable[AuditEvent]) -> dict[tuple[str | None, float], dict[str, Any]]:
+def audited_models(events: Iterable[AuditEvent]) -> dict[tuple[str | None, float], dict[str, Any]]:
     """The audited details of each analysis, by image and time."""
     kinds = (AuditKind.ANALYZED, AuditKind.FINDING_COPIED)
     return {(event.sop_instance_uid, event.at): event.details for event in events if event.event in kinds}
@@ -171,7 +171,7 @@ def _model(
     return models.get((instance.sop_instance_uid, finding.at), {}) if finding else {}
 
 
-def _header(files: FileStore, instance: Instance) -> Dataset:
+def header_of(files: FileStore, instance: Instance) -> Dataset:
     try:
         return reading.header(files.path(instance.sha256))
     except (FileNotFoundError, DecodeError):
@@ -202,10 +202,12 @@ def listing(request: Request) -> Response:
         if label.region:
             mark = {"points": label.region, "text": f"{label.label} ({label.who})"}
             marks.setdefault(label.sop_instance_uid, []).append(mark)
-    return JSONResponse([_listed(study, image, marks) for image in images])
+    return JSONResponse([viewer_entry(study, image, marks) for image in images])
 
 
-def _listed(study: str, image: Radiograph, marks: dict[str | None, list[dict[str, Any]]]) -> dict[str, Any]:
+def viewer_entry(
+    study: str, image: Radiograph, marks: dict[str | None, list[dict[str, Any]]]
+) -> dict[str, Any]:
     uid = image.instance.sop_instance_uid
     address = f"/studies/{quote(study, safe='')}/images/{quote(uid, safe='')}"
     rows, columns = image.size
@@ -246,7 +248,7 @@ def thumbnail(request: Request) -> Response:
         display = _display(request, THUMBNAIL)
     except InputError as error:
         return Response(str(error), 409, media_type="text/plain")
-    return _png(np.asarray(display * 255 + 0.5).astype(np.uint8))
+    return png_response(np.asarray(display * 255 + 0.5).astype(np.uint8))
 
 
 def heat(request: Request) -> Response:
@@ -256,7 +258,7 @@ def heat(request: Request) -> Response:
         raise HTTPException(404, "This image has no finding, and so no heat map.")
     shape = sc.size(image.header, HEAT)
     values = sc.heat(image.last.finding, image.header, image.model["threshold"], shape)
-    return _png(np.asarray(cv2.cvtColor(sc.overlay(values), cv2.COLOR_RGBA2BGRA), np.uint8))
+    return png_response(np.asarray(cv2.cvtColor(sc.overlay(values), cv2.COLOR_RGBA2BGRA), np.uint8))
 
 
 def _requested(request: Request) -> Radiograph:
@@ -278,7 +280,7 @@ def _display(request: Request, longest: int) -> NDArray[np.float32]:
     return np.asarray(np.clip(cv2.resize(display, (columns, rows), interpolation=method), 0, 1), np.float32)
 
 
-def _png(picture: NDArray[np.uint8]) -> Response:
+def png_response(picture: NDArray[np.uint8]) -> Response:
     return Response(cv2.imencode(".png", picture)[1].tobytes(), media_type="image/png")
 
 

@@ -61,12 +61,12 @@ def model(request: Request) -> Response:
         "manifest": manifest,
         "threshold": settings.model.threshold or manifest.get("threshold"),
         "served": sorted({worker.address for worker in workers if worker.ready}),
-        "figures": _figures(_read(folder / "metrics.json", json.loads) or {}),
+        "figures": headline_figures(_read(folder / "metrics.json", json.loads) or {}),
         "card": _read(folder / "CARD.md", card_html),
         "validation": audit.last(database, *VALIDATIONS),
         "limits": settings.validation,
         "labels": Counter(label.label for label in feedback.current(database)),
-        "days": _days(views.station_findings(database, since), since),
+        "days": findings_by_day(views.station_findings(database, since), since),
         "bins": _BINS,
     }
     return render(request, "model.html", **context)
@@ -89,7 +89,7 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
         return None
 
 
-def _figures(metrics: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+def headline_figures(metrics: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
     """The headline figures of the test split, each with its interval."""
     test = metrics.get("test", {})
     operation = test.get("operation", {})
@@ -98,7 +98,7 @@ def _figures(metrics: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
     return [(name, value) for name, value in figures.items() if value]
 
 
-def _days(findings: Sequence[views.StationFinding], since: float) -> list[DayOfFindings]:
+def findings_by_day(findings: Sequence[views.StationFinding], since: float) -> list[DayOfFindings]:
     """Each day since then, in local time; days without an image too, so that gaps show."""
     by_day: dict[str, list[views.StationFinding]] = {}
     for finding in findings:
@@ -146,11 +146,11 @@ def card_html(text: str) -> Markup:
     markdown = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     tokens = markdown.parse(text)
     for token in tokens:
-        token.children = _without_local_links(token.children or [])
+        token.children = without_local_links(token.children or [])
     return Markup(markdown.renderer.render(tokens, markdown.options, {}))
 
 
-def _without_local_links(tokens: list[Token]) -> list[Token]:
+def without_local_links(tokens: list[Token]) -> list[Token]:
     # Files of the package are not served.
     kept, dropped = [], 0
     for token in tokens:

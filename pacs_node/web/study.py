@@ -94,7 +94,7 @@ def label(request: Request) -> Response:
     image = str(form.get("image") or "") or None
     try:
         value = feedback.Label(str(form.get("label")))
-        points = _points(str(form.get("region") or "[]"))
+        points = polygon_of(str(form.get("region") or "[]"))
     except ValueError:
         raise HTTPException(
             400, "A label is positive, negative or uncertain; a region is a polygon."
@@ -118,7 +118,7 @@ def label(request: Request) -> Response:
     return _done(request, uid, "Thank you: recorded with your name.")
 
 
-def _points(text: str) -> tuple[Point, ...]:
+def polygon_of(text: str) -> tuple[Point, ...]:
     """A polygon from JSON. Raises ValueError."""
     try:
         return tuple((float(x), float(y)) for x, y in json.loads(text))
@@ -149,7 +149,7 @@ def _context(request: Request, view: dict[str, Any]) -> dict[str, Any]:
     events = list(audit.events(database, uid))
     radiographs = images.radiographs(request, uid, events)
     objects = studies.study_instances(database, uid)
-    documents = [_document(request, report["sr_sha256"]) for report in view["reports"]]
+    documents = [document_of(request, report["sr_sha256"]) for report in view["reports"]]
     names = {image.instance.sop_instance_uid: image.name for image in radiographs}
     names |= {result["sop_instance_uid"]: result["role"] for result in view["results"]}
     reports = [
@@ -164,9 +164,9 @@ def _context(request: Request, view: dict[str, Any]) -> dict[str, Any]:
         "address": f"/studies/{quote(uid, safe='')}",
         "may_see": may_see,
         "may_act": user(request).role.may(Role.ADMIN),
-        "headline": _headline(view, objects, documents[-1] if documents else None, worst),
+        "headline": headline_of(view, objects, documents[-1] if documents else None, worst),
         "research": backend(request).settings.report.label,
-        "patient": _patient(radiographs, objects) if may_see else None,
+        "patient": patient_facts(radiographs, objects) if may_see else None,
         "images": radiographs,
         "kinds": sorted(
             {
@@ -181,14 +181,14 @@ def _context(request: Request, view: dict[str, Any]) -> dict[str, Any]:
         "reports": reports[::-1],
         "labels": feedback.every(database, study=uid)[::-1],
         "names": names,
-        "events": [_line(event, names) for event in events],
+        "events": [timeline_entry(event, names) for event in events],
         "senders": sorted(
             {f"{each.calling_ae_title} {each.address}".strip() or "unknown" for each in objects}
         ),
     }
 
 
-def _document(request: Request, sha256: str | None) -> Dataset | None:
+def document_of(request: Request, sha256: str | None) -> Dataset | None:
     """A stored report; None if it was deleted after its retention time, or is damaged."""
     try:
         return reading.header(backend(request).files.path(sha256)) if sha256 else None
@@ -196,7 +196,7 @@ def _document(request: Request, sha256: str | None) -> Dataset | None:
         return None
 
 
-def _headline(
+def headline_of(
     view: dict[str, Any],
     objects: Sequence[Instance],
     document: Dataset | None,
@@ -227,7 +227,7 @@ def _headline(
     return Headline("negative", f"{text}. {caveat}" if caveat else text, lines)
 
 
-def _patient(radiographs: Sequence[images.Radiograph], objects: Sequence[Instance]) -> dict[str, str]:
+def patient_facts(radiographs: Sequence[images.Radiograph], objects: Sequence[Instance]) -> dict[str, str]:
     """The patient, from the newest image; two patients in one study are both named."""
     newest = max(radiographs, key=lambda image: image.instance.id, default=None)
     header = newest.header if newest else Dataset()
@@ -242,7 +242,7 @@ def _patient(radiographs: Sequence[images.Radiograph], objects: Sequence[Instanc
     return {title: value for title, value in facts.items() if value}
 
 
-def _line(event: AuditEvent, names: dict[str, str]) -> dict[str, Any]:
+def timeline_entry(event: AuditEvent, names: dict[str, str]) -> dict[str, Any]:
     """An audit event for people: time, kind, object, user and the details of interest."""
     uid = event.sop_instance_uid or ""
     return {

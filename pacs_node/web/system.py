@@ -42,12 +42,12 @@ def system(request: Request) -> Response:
         "problems": problems(settings, database, node.files),
         "running": processes.running(database),
         "now": database.clock(),
-        "destinations": _destinations(settings, database, echo is not None),
+        "destinations": destination_rows(settings, database, echo is not None),
         "echo_at": echo.at if echo else None,
         "counts": views.counts(database),
         "free_gb": node.files.free_gb(),
         "min_free_gb": settings.storage.min_free_gb,
-        "schedule": [_job(settings, database, job) for job in JOBS],
+        "schedule": [job_row(settings, database, job) for job in JOBS],
         "stuck": stuck[:MOST_ROWS],
         "stuck_count": len(stuck),
         "versions": {"Python": platform.python_version()}
@@ -92,7 +92,7 @@ def dismiss_problem(request: Request) -> Response:
     return RedirectResponse("/system#problems", status_code=303)
 
 
-def _destinations(settings: Settings, database: Database, asked: bool) -> list[dict[str, Any]]:
+def destination_rows(settings: Settings, database: Database, asked: bool) -> list[dict[str, Any]]:
     """Each configured destination, whether it was reachable last, and the results that wait for it."""
     waiting, nothing, rows = deliveries.waiting(database), deliveries.Waiting(), []
     for each in settings.destinations:
@@ -110,7 +110,7 @@ def _destinations(settings: Settings, database: Database, asked: bool) -> list[d
     return rows
 
 
-def _job(settings: Settings, database: Database, job: str) -> dict[str, Any]:
+def job_row(settings: Settings, database: Database, job: str) -> dict[str, Any]:
     """A job of the calendar: when it is due, when it last ran, and the result."""
     cron = getattr(settings.schedule, job)
     trigger = housekeeping.trigger(job, cron)

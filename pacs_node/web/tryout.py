@@ -96,7 +96,7 @@ def _tried(
     for upload, path in zip(uploads, paths, strict=True):
         name, image = upload.filename or "unnamed", images.get(str(path))
         if image is None or image["probability"] is None:
-            reason = image["failure"] if image else _reason(path, output)
+            reason = image["failure"] if image else reason_for(path, output)
             tried.append(TriedFile(name, None, f"NOT ANALYZED: {reason}"))
         else:
             tried.append(_answer(name, image, out / f"{path.name}.png"))
@@ -151,11 +151,11 @@ def _answer(name: str, image: dict[str, Any], picture: Path) -> TriedFile:
         f"{image['phrase']}, {facts.percent(image['probability'])}{caveat}",
         tuple(regions),
         tuple(image["notes"]),
-        _small_jpeg(picture) if picture.exists() else "",
+        small_jpeg(picture) if picture.exists() else "",
     )
 
 
-def _reason(path: Path, output: str) -> str:
+def reason_for(path: Path, output: str) -> str:
     """The line "PATH: why" that `analyze` printed about a file without an answer, or its "error: why"."""
     error = "the analysis gave no answer for it"
     for line in output.splitlines():
@@ -166,7 +166,7 @@ def _reason(path: Path, output: str) -> str:
     return error
 
 
-def _small_jpeg(path: Path) -> str:
+def small_jpeg(path: Path) -> str:
     picture = Image.open(path).convert("RGB")
     picture.thumbnail((_PICTURE, _PICTURE))
     buffer = io.BytesIO()

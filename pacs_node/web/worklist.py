@@ -23,7 +23,7 @@ from pacs_node.web.users import Role
 
 LENGTH = 50
 POLL_SECONDS, THROTTLE_SECONDS = 1.0, 2
-"""How often the journal is checked for changes, and how often at most the page is told."""
+"""How often the journal is checked for changes, and how often at most the page is notified."""
 
 _OUTCOMES = {
     Outcome.POSITIVE: "suspected",
@@ -42,19 +42,19 @@ def worklist(request: Request) -> Response:
     # Before the rows: changes during the queries then count as new.
     seq, _ = audit.head(database)
     before = int(query["before"]) if query.get("before", "").isdecimal() else None
-    result = views.worklist(database, _filters(query), may_see, before, LENGTH)
+    result = views.worklist(database, filters_of(query), may_see, before, LENGTH)
     if may_see:
         # Recorded before they are shown.
         uids = [study.study_instance_uid for study in result.studies]
         if new := node.viewed.add(request.state.session, uids):
             database.audit(AuditKind.PATIENTS_LISTED, who=user(request).name, studies=new)
-    address = _address(query)
+    address = address_of(query)
     context: dict[str, Any] = {
         "result": result,
         "query": query,
         "address": address,
-        "older": _address(query | {"before": str(result.older)}),
-        "newest": _address({key: value for key, value in query.items() if key != "before"}),
+        "older": address_of(query | {"before": str(result.older)}),
+        "newest": address_of({key: value for key, value in query.items() if key != "before"}),
         "may_see": may_see,
         "problems": problems(node.settings, database, node.files),
         "seq": seq,
@@ -79,7 +79,7 @@ def worklist(request: Request) -> Response:
 def events(request: Request) -> Response:
     """A stream with an event `changed` whenever the worklist may have changed; it ends with the session."""
     seen = request.query_params.get("seen", "")
-    return EventSourceResponse(_changes(request, int(seen) if seen.isdecimal() else -1))
+    return EventSourceResponse(change_events(request, int(seen) if seen.isdecimal() else -1))
 
 
 def stages(study: views.ListedStudy, now: float) -> list[tuple[str, float, float | None]]:
@@ -100,20 +100,20 @@ def stages(study: views.ListedStudy, now: float) -> list[tuple[str, float, float
     return rows
 
 
-def _filters(query: Mapping[str, str]) -> views.Filters:
+def filters_of(query: Mapping[str, str]) -> views.Filters:
     """The filters of an address; invalid values are ignored."""
     return views.Filters(
         state=query.get("state", ""),
         outcome=query.get("outcome", ""),
         modality=query.get("modality", ""),
         body_part=query.get("part", ""),
-        since=_midnight(query.get("from", ""), 0),
-        until=_midnight(query.get("to", ""), 1),
+        since=midnight(query.get("from", ""), 0),
+        until=midnight(query.get("to", ""), 1),
         words=tuple(query.get("q", "").split()[:5]),
     )
 
 
-def _midnight(day: str, later: int) -> float | None:
+def midnight(day: str, later: int) -> float | None:
     """The beginning, in local time, of the day `later` days after `day`; None for an invalid date."""
     try:
         begin = date.fromisoformat(day) + timedelta(days=later)
@@ -122,11 +122,11 @@ def _midnight(day: str, later: int) -> float | None:
         return None
 
 
-def _address(query: Mapping[str, str]) -> str:
+def address_of(query: Mapping[str, str]) -> str:
     return f"/?{urlencode(query)}" if query else "/"
 
 
-async def _changes(request: Request, seen: int) -> AsyncIterator[ServerSentEvent]:
+async def change_events(request: Request, seen: int) -> AsyncIterator[ServerSentEvent]:
     node, quiet = backend(request), 0.0
     while not node.stop.is_set():
         try:
