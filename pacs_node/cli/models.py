@@ -32,6 +32,7 @@ def train(
     positive: Annotated[str | None, Option(help="Folder or label of the positive class.")] = None,
     check: Annotated[bool, Option("--check", help="Only examine the data set; needs no --out.")] = False,
     mend: Annotated[bool, Option("--mend", help="Leave what leaks out of the earlier split.")] = False,
+    looks: Annotated[Path | None, Option(help="Only draw the randomised looks (.png, .jpg).")] = None,
     allow_leaks: Annotated[bool, Option("--allow-leaks", help="Train in spite of leaks.")] = False,
     ensemble: Annotated[
         list[str] | None, Option(help="Another run that joins the package; may be repeated.")
@@ -48,11 +49,11 @@ def train(
 
     Example: pacs-node train --data fracatlas --recipe recipe.toml --out models/my-model
     """
-    if not (out or check):
-        raise typer.BadParameter("--out is needed, except with --check")
+    if not (out or check or looks):
+        raise typer.BadParameter("--out is needed, except with --check or --looks")
     from pacs_node.analyze import package
     from pacs_node.analyze.classifier import Classifier
-    from pacs_node.training import data_doctor, dataset, evaluate, model_card, publish
+    from pacs_node.training import data_doctor, dataset, evaluate, figures, model_card, publish
     from pacs_node.training import recipe as recipes
     from pacs_node.training.train import train as run_training
 
@@ -60,6 +61,9 @@ def train(
     out = out or Path()
     chosen = recipes.load(recipe)
     samples = dataset.load(data, labels=labels, positive=positive, names=chosen.labels)
+    if looks:
+        figures.draw_looks([sample for sample in samples if sample.split == "train"]).savefig(looks, dpi=110)
+        return
     is_default = not positive or positive.lower() in dataset.Classes(chosen.labels, None).positives
     if not (check or is_default or "finding" in chosen.model_fields_set):
         raise ConfigError(
@@ -103,10 +107,16 @@ def evaluate(
     labels: Annotated[Path | None, file_option("Labels of a folder of DICOM files (CSV).")] = None,
     out: Annotated[Path | None, Option(help="Folder for report.html, figures and tables.")] = None,
     robustness: Annotated[int, Option(min=0, help="Number of random images to disturb.")] = 100,
+    shift: Annotated[
+        int | None, Option(min=0, help="Also measure under randomised looks of this seed.")
+    ] = None,
     card: Annotated[bool, Option("--card", help="Write the package's figures and CARD.md.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Measure a model on labelled images; several data sets or splits stand side by side.
+
+    With --shift, "SPLIT shifted" and "SPLIT unseen" stand beside each split: the same images as other
+    hospitals might show them, with looks that training can use and with others.
 
     With --card and no data, the card is made again from the package's metrics.json.
 
@@ -117,8 +127,9 @@ def evaluate(
     from pacs_node.analyze import package
     from pacs_node.analyze.classifier import Classifier
     from pacs_node.training import dataset, model_card, model_metrics
+    from pacs_node.training.evaluate import Look, examples
     from pacs_node.training.evaluate import evaluate as measure
-    from pacs_node.training.evaluate import examples
+    from pacs_node.training.randomize import LOOKS
 
     loaded = package.load(model)
     if not data:
@@ -134,7 +145,9 @@ def evaluate(
     evaluations = []
     for name, (folder, part) in sets.items():
         samples = dataset.load(folder, None if part == "all" else part, labels, names=loaded.manifest.labels)
-        evaluations.append(measure(classifier, samples, name, console(stderr=True), robustness))
+        for look in (None, *(Look(look, shift) for look in LOOKS if shift is not None)):
+            title = f"{name} {look.name}" if look else name
+            evaluations.append(measure(classifier, samples, title, console(stderr=True), robustness, look))
     measured = {evaluation.metrics.name: evaluation.metrics for evaluation in evaluations}
     if out:
         shown = [examples(classifier, evaluation) for evaluation in evaluations]

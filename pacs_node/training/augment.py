@@ -17,8 +17,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pacs_node.analyze import pixels
-from pacs_node.training import dataset
+from pacs_node.training import dataset, randomize
 from pacs_node.training.recipe import Augmentation, Recipe
+from pacs_node.training.scenes import Scene
 
 MARK, UNSURE = 1.0, 0.5
 """Values of a view's marks: inside of a mark, and near its outline, where neither answer is wrong."""
@@ -28,6 +29,8 @@ AT_A_MARK = 0.75
 """Share of the crops of a marked image that are placed at a mark."""
 OCCASIONAL = 0.25
 """Share of the images that are blurred, and that get noise."""
+LOOK = 1
+"""Tells the seed of a randomised look from that of the rest of the augmentation."""
 WIDEST_SHUTTER = 0.15
 """Share of the side."""
 
@@ -49,6 +52,17 @@ class Square:
     def input(self) -> NDArray[np.float32]:
         """The network's input: (size, size), 0..1."""
         return self.image.astype(np.float32) / np.float32(255)
+
+    @property
+    def scene(self) -> Scene:
+        """The image without the black borders of its square."""
+        outlines = tuple(points.astype(np.float64) for points in self.outlines)
+        y, x = (np.flatnonzero(self.image.any(axis=axis)) for axis in (1, 0))
+        if not len(x):
+            return Scene(self.input, outlines)
+        corner = np.array([x[0], y[0]], np.float64)
+        image = self.input[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
+        return Scene(image, tuple(points - corner for points in outlines))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,11 +183,17 @@ def pipeline(options: Augmentation) -> v2.Transform:
 
 def square(sample: dataset.Sample, size: int, stretch: tuple[float, float]) -> Square:
     """A sample as the network's input. Raises InputError if it cannot be read."""
-    letterboxed, placement = pixels.letterbox(dataset.display(sample.path), size, stretch)
+    return fitted(randomize.read(sample), sample.positive, size, stretch)
+
+
+def fitted(scene: Scene, positive: bool, size: int, stretch: tuple[float, float]) -> Square:
+    """A scene as the network's input."""
+    letterboxed, placement = pixels.letterbox(scene.image, size, stretch)
     outlines = tuple(
-        np.array([placement.to_input(point) for point in mark.polygon], np.float32) for mark in sample.marks
+        np.array([placement.to_input(point) for point in points.tolist()], np.float32)
+        for points in scene.outlines
     )
-    return Square(np.round(letterboxed * 255).astype(np.uint8), outlines, sample.positive)
+    return Square(np.round(letterboxed * 255).astype(np.uint8), outlines, positive)
 
 
 def view(source: Square, transform: v2.Transform, seed: Sequence[int]) -> View:
@@ -206,14 +226,25 @@ class Views(Dataset[tuple[Tensor, int, Tensor]]):
     """The training images by (epoch, draw, index)."""
 
     def __init__(self, squares: Sequence[Square], recipe: Recipe) -> None:
-        self._squares, self._options = squares, recipe.optimization
+        self._squares, self._recipe, self._options = squares, recipe, recipe.optimization
         self._transform = pipeline(recipe.augmentation)
         self._labels = np.array([square.positive for square in squares], np.int64)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int, Tensor]:
         epoch, draw, index = key
-        varied = view(self._squares[index], self._transform, (self._options.seed, epoch, draw))
+        source = self._source(index, np.random.default_rng((self._options.seed, epoch, draw, LOOK)))
+        varied = view(source, self._transform, (self._options.seed, epoch, draw))
         return varied.image, int(varied.positive), varied.marks
+
+    def _source(self, index: int, rng: np.random.Generator) -> Square:
+        """An image, in the recipe's share of the draws with the look of another source."""
+        square, given = self._squares[index], self._recipe.input
+        if rng.random() >= self._recipe.augmentation.randomize:
+            return square
+        # A neighbour in the frame must not change the label.
+        other = self._squares[int(rng.choice(np.flatnonzero(self._labels == square.positive)))]
+        scene = randomize.vary(square.scene, rng, other.scene)
+        return fitted(scene, square.positive, given.size, given.stretch)
 
     @property
     def class_weights(self) -> Tensor:

@@ -19,7 +19,7 @@ from pacs_node.errors import InputError
 from pacs_node.heatmap import HeatMap
 from pacs_node.records import Point, Prediction
 from pacs_node.report import sc
-from pacs_node.training import dataset, measures
+from pacs_node.training import dataset, measures, randomize
 from pacs_node.training.dataset import Mark, Sample
 from pacs_node.training.measures import Array, Truth
 from pacs_node.training.model_metrics import Disturbance, Localization, ModelMetrics
@@ -36,6 +36,15 @@ GRID_SIDE = 512
 """Long side of the grid on which areas are counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A randomised look of all images of a set."""
+
+    name: str
+    """One of `randomize.LOOKS`."""
+    seed: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """The figures of a set of images, and the answers behind them, in the order of the samples."""
@@ -44,6 +53,7 @@ class Evaluation:
     samples: Sequence[Sample]
     labels: Truth
     probabilities: Array
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +69,16 @@ class Example:
 
 
 def evaluate(
-    classifier: Classifier, samples: Sequence[Sample], name: str, console: Console, robustness: int = 0
+    classifier: Classifier,
+    samples: Sequence[Sample],
+    name: str,
+    console: Console,
+    robustness: int = 0,
+    look: Look | None = None,
 ) -> Evaluation:
     """Measure on the set of images `name`; a random `robustness` of them are also disturbed.
+
+    With `look`, the images are measured under it, and none is disturbed.
 
     Raises InputError if all images have one label, or an image cannot be read.
     """
@@ -73,13 +90,14 @@ def evaluate(
     groups = np.array([sample.group for sample in samples])
     probabilities, refused = np.empty(len(samples)), np.empty(len(samples))
     overlaps: dict[int, dict[str, float]] = {}
-    for start, images in batches(samples, f"evaluate {name}", console):
-        predictions = classifier.predict(images)
-        for index, (image, prediction) in enumerate(zip(images, predictions, strict=True), start):
+    for start in track(range(0, len(samples), BATCH), f"evaluate {name}", console=console, transient=True):
+        pictures = [seen(sample, look) for sample in samples[start : start + BATCH]]
+        predictions = classifier.predict([image for image, _ in pictures])
+        for index, ((image, marks), prediction) in enumerate(zip(pictures, predictions, strict=True), start):
             probabilities[index] = prediction.probability
             refused[index] = refusal(prediction)
-            if labels[index] and samples[index].marks:
-                overlaps[index] = overlap(prediction.heat_map, image.shape, samples[index].marks)
+            if labels[index] and marks:
+                overlaps[index] = overlap(prediction.heat_map, image.shape, marks)
     identity, threshold = classifier.identity, classifier.identity.threshold
     overall = measures.bootstrap(
         lambda w: {
@@ -117,11 +135,14 @@ def evaluate(
             )
             if overlaps
             else None,
-            disturbances=disturbances(classifier, samples, probabilities, refused, robustness, console),
+            disturbances=disturbances(
+                classifier, samples, probabilities, refused, 0 if look else robustness, console
+            ),
         ),
         samples=samples,
         labels=labels,
         probabilities=probabilities,
+        look=look,
     )
 
 
@@ -139,13 +160,24 @@ def examples(classifier: Classifier, evaluation: Evaluation, each: int = 4) -> l
     ):
         for index in [number for number in by_certainty if cell[number]][:each]:
             sample = evaluation.samples[index]
-            chosen.append(Example(kind, sample, float(probabilities[index]), picture(classifier, sample)))
+            shown = picture(classifier, sample, evaluation.look)
+            chosen.append(Example(kind, sample, float(probabilities[index]), shown))
     return chosen
 
 
-def picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> NDArray[np.uint8]:
+def seen(sample: Sample, look: Look | None = None) -> tuple[Image, Sequence[Mark]]:
+    """A sample's display image and its marks, under a look if one is given."""
+    if look is None:
+        return dataset.display(sample.path), sample.marks
+    scene, marks = randomize.look(sample, look.name, look.seed)
+    return scene.image, marks
+
+
+def picture(
+    classifier: Classifier, sample: Sample, look: Look | None = None, long_side: int = 360
+) -> NDArray[np.uint8]:
     """A sample with its heat map and its marks; see `Example.picture`."""
-    display = dataset.display(sample.path)
+    display, marks = seen(sample, look)
     (prediction,) = classifier.predict([display])
     rows, columns = display.shape
     scale = long_side / max(rows, columns)
@@ -154,7 +186,7 @@ def picture(classifier: Classifier, sample: Sample, long_side: int = 360) -> NDA
     heat = prediction.heat_map.at_size(rows, columns, shape)
     heat = heat * min(1.0, prediction.probability / classifier.identity.threshold)
     blended = sc.blend(*((layer * 255).round().astype(np.uint8) for layer in (gray, heat)))
-    for mark in sample.marks:
+    for mark in marks:
         outline = np.round((np.asarray(mark.polygon) * scale - 0.5) * 16).astype(np.int32)
         cv2.polylines(blended, [outline], True, (255, 255, 255), 1, cv2.LINE_AA, shift=4)
     return blended

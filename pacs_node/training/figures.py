@@ -1,4 +1,4 @@
-"""The curves of an evaluation, several sets of images side by side."""
+"""Figures: the curves of an evaluation, several sets of images side by side, and the randomised looks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
+from pacs_node.training import randomize
+from pacs_node.training.dataset import Sample
 from pacs_node.training.evaluate import Evaluation
 from pacs_node.training.model_metrics import Estimate
 
@@ -48,6 +50,29 @@ def save(folder: Path, figures: Mapping[str, Figure], kinds: Sequence[str] = ("p
             for kind in kinds:
                 undated = {"png": {"Software": None}, "svg": {"Date": None}}[kind]
                 figure.savefig(folder / f"{name}.{kind}", dpi=110, metadata=undated)
+
+
+def draw_looks(samples: Sequence[Sample], seed: int = 0, pairs: int = 4, side: float = 1.1) -> Figure:
+    """Each effect on `pairs` of the marked images, plain beside varied, with the outlines."""
+    rng = np.random.default_rng(seed)
+    looks: dict[str, randomize.Effect] = {
+        **randomize.EFFECTS,
+        "all": randomize.vary,
+        "unseen": randomize.unseen,
+    }
+    figure = Figure(figsize=(side * 2 * pairs, side * len(looks)), layout="constrained")
+    FigureCanvasAgg(figure)
+    marked = [sample for sample in samples if sample.marks] or list(samples)
+    for row, (name, effect) in zip(figure.subplots(len(looks), 2 * pairs), looks.items(), strict=True):
+        row[0].set_ylabel(name, fontsize=8)
+        for pair in range(pairs):
+            plain = randomize.read(marked[int(rng.integers(len(marked)))])
+            for axes, scene in zip(row[2 * pair : 2 * pair + 2], (plain, effect(plain, rng)), strict=True):
+                axes.imshow(scene.image, cmap="gray", vmin=0, vmax=1)
+                for points in scene.outlines:
+                    axes.plot(*(np.vstack([points, points[:1]]).T - 0.5), color="yellow", linewidth=0.7)
+                axes.set(xticks=[], yticks=[])
+    return figure
 
 
 def _figure(panels: int, side: float) -> tuple[Figure, Sequence[Axes]]:

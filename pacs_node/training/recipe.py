@@ -100,6 +100,8 @@ class Augmentation(_Table):
     """Largest standard deviation, of every fourth image."""
     collimation: Part = 0.0
     """Part of the images of which a random border is blackened."""
+    randomize: Part = 0.0
+    """Part of the images that first get the look of another source; see `randomize.vary`."""
 
 
 UNSTATED = Provenance(
