@@ -94,7 +94,7 @@ def test_config_init_writes_what_check_accepts_and_never_overwrites(tmp_path: Pa
     assert run(tmp_path, "config", "init").returncode == 2
     check = run(tmp_path, "config", "check")
     assert check.returncode == 0, check.stderr
-    assert "anyone may send" in check.stdout
+    assert "any AE may send" in check.stdout
     shown = json.loads(run(tmp_path, "config", "show").stdout)
     assert shown["storage"]["path"] == str(tmp_path / "storage")
 

@@ -159,4 +159,4 @@ def test_reconcile_fails_where_the_pacs_does_not_answer(
     assert "is closed" in gap["detail"]
     wrong = node.run("reconcile", "--destination", "nobody")
     assert wrong.returncode == 2
-    assert "there are: orthanc" in wrong.stderr
+    assert "configured: orthanc" in wrong.stderr
