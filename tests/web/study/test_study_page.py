@@ -219,7 +219,7 @@ def test_everything_goes_by_keyboard(bench: WebBench, uid: str, open_as: Open) -
     page.keyboard.press("p")
     shown(page, worst)
     # The film strip is a row of buttons.
-    strip = page.get_by_role("list", name="Images, the worst first").get_by_role("button")
+    strip = page.get_by_role("list", name="Images, highest probability first").get_by_role("button")
     assert [text.split("\n")[0] for text in strip.all_inner_texts()] == [
         "series 2 image 1, LL",
         "series 1 image 1, PA",
