@@ -13,6 +13,22 @@ from support.odd_inputs.damage import private
 
 LONG = "1.2.826.0.1.3680043.8.498." + "1234567890" * 3 + "1234567"
 
+TYPE_2 = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "SeriesNumber",
+    "InstanceNumber",
+    "PatientOrientation",
+]
+"""The Type 2 attributes of an X-ray's patient, study, series and image."""
+
 
 def raw(keyword: str, vr: str, value: str) -> FileDataset:
     """The phantom with any text as a value, even one that its VR does not allow."""
@@ -99,22 +115,7 @@ CASES = {
             "they must be there, if only empty; often they are not (PS3.5 7.4.3)",
             lambda: xray(
                 None,
-                dict.fromkeys(
-                    [
-                        "PatientName",
-                        "PatientID",
-                        "PatientBirthDate",
-                        "PatientSex",
-                        "StudyDate",
-                        "StudyTime",
-                        "StudyID",
-                        "AccessionNumber",
-                        "ReferringPhysicianName",
-                        "SeriesNumber",
-                        "InstanceNumber",
-                        "PatientOrientation",
-                    ]
-                ),
+                dict.fromkeys(TYPE_2),
             ),
         ),
         Case(
@@ -123,20 +124,7 @@ CASES = {
             lambda: xray(
                 None,
                 dict.fromkeys(
-                    [
-                        "PatientName",
-                        "PatientID",
-                        "PatientBirthDate",
-                        "PatientSex",
-                        "StudyDate",
-                        "StudyTime",
-                        "StudyID",
-                        "AccessionNumber",
-                        "ReferringPhysicianName",
-                        "SeriesNumber",
-                        "InstanceNumber",
-                        "PatientOrientation",
-                    ],
+                    TYPE_2,
                     "",
                 ),
             ),
