@@ -444,7 +444,7 @@ class SendOutcome:
     status: int | None
     """C-STORE status (PS3.4 B.2.3), or STOW-RS FailureReason or WarningReason (PS3.18 I.2.2), if any."""
     comment: str
-    verdict: Reply = Reply.LATER
+    reply: Reply = Reply.LATER
     retry_after: float = 0.0
     """Seconds that the destination asks to wait before the next attempt."""
 

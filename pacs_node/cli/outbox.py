@@ -114,7 +114,7 @@ def send(
             sent = sender.judge(outcome, 1) == DeliveryState.SENT
             row = {"path": str(path), "sent": sent, "status": outcome.status, "comment": outcome.comment}
             rows.append(row)
-            if database and outcome.comment != sender.NOT_DICOM:
+            if database and sender.is_dicom(path):
                 _audit(database, path, to, outcome)
     table = [row | {"status": _hexadecimal(row["status"])} for row in rows]
     emit(rows, as_json, Table(table, ("path", "sent", "status", "comment"), "no files"))

@@ -45,11 +45,11 @@ def c_store(status: int, error_comment: str = "") -> SendOutcome:
     Resources (0xA7xx), Processing Failure (0x0110), Not Authorized (0x0124).
     """
     if code_to_category(status) in ("Success", "Warning"):
-        verdict = Reply.DELIVERED
+        reply = Reply.DELIVERED
     else:
-        verdict = Reply.DUPLICATE if status == 0x0111 else _failure(status)
+        reply = Reply.DUPLICATE if status == 0x0111 else _failure(status)
     words = _WORDS.get(status) or _group(status)
-    return SendOutcome(status, "; ".join(filter(None, (words, error_comment))), verdict)
+    return SendOutcome(status, "; ".join(filter(None, (words, error_comment))), reply)
 
 
 def stow_failure(reason: int | None, where: str, retry_after: float = 0.0) -> SendOutcome:
@@ -60,9 +60,9 @@ def stow_failure(reason: int | None, where: str, retry_after: float = 0.0) -> Se
     if reason is None:
         return SendOutcome(None, f"{where}, without a FailureReason", Reply.LATER, retry_after)
     words = _STOW_WORDS.get(reason) or _WORDS.get(reason) or _group(reason)
-    verdict = Reply.DUPLICATE if reason in _STOW_DUPLICATE else _failure(reason)
+    reply = Reply.DUPLICATE if reason in _STOW_DUPLICATE else _failure(reason)
     comment = f"{where}, FailureReason 0x{reason:04X}" + (f": {words}" if words else "")
-    return SendOutcome(reason, comment, verdict, retry_after)
+    return SendOutcome(reason, comment, reply, retry_after)
 
 
 def _failure(code: int) -> Reply:

@@ -25,7 +25,6 @@ BATCH = 50
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 1800.0
 LAST_PAUSE_SECONDS = 60.0
-NOT_DICOM = "not a DICOM file that can be read"
 
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
 
@@ -83,10 +82,10 @@ def send_files(
     for start in range(0, len(paths), BATCH):
         waiting = []
         for path in paths[start : start + BATCH]:
-            if _is_dicom(path):
+            if is_dicom(path):
                 waiting.append(path)
             else:
-                yield path, SendOutcome(None, NOT_DICOM, Reply.REFUSED)
+                yield path, SendOutcome(None, "not a DICOM file that can be read", Reply.REFUSED)
         try:
             with closing(_STORE[destination.kind](destination, calling_ae_title, tuple(waiting))) as outcomes:
                 for outcome in outcomes:
@@ -95,7 +94,7 @@ def send_files(
             yield from ((path, SendOutcome(None, str(error))) for path in waiting)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
     """Whether a file has the file meta information of a DICOM file (PS3.10 7.1)."""
     try:
         meta = read_file_meta_info(path)
@@ -123,7 +122,7 @@ def _record(
 ) -> None:
     comment = outcome.comment
     state = judge(outcome, delivery.attempts)
-    if outcome.verdict is Reply.DUPLICATE and deliveries.was_sent(database, delivery):
+    if outcome.reply is Reply.DUPLICATE and deliveries.was_sent(database, delivery):
         # Sent, purged, and made again when the study was received again: the object there is this result.
         state = DeliveryState.SENT
     if state == DeliveryState.PENDING and _is_last(delivery.attempts, destination.max_attempts):
@@ -164,9 +163,9 @@ def judge(outcome: SendOutcome, attempts: int) -> DeliveryState:
     A duplicate counts as sent only after an earlier attempt, whose response was lost. Otherwise the
     destination holds an object of another origin under this UID.
     """
-    if outcome.verdict is Reply.DELIVERED or (outcome.verdict is Reply.DUPLICATE and attempts > 1):
+    if outcome.reply is Reply.DELIVERED or (outcome.reply is Reply.DUPLICATE and attempts > 1):
         return DeliveryState.SENT
-    return DeliveryState.PENDING if outcome.verdict is Reply.LATER else DeliveryState.QUARANTINED
+    return DeliveryState.PENDING if outcome.reply is Reply.LATER else DeliveryState.QUARANTINED
 
 
 def pause_seconds(unreached: int) -> float:

@@ -154,8 +154,8 @@ def _outcome(answer: requests.Response, sop_instance_uid: str) -> SendOutcome:
             return answers.stow_failure(reason, f"{http}: {keyword}", retry_after)
     if answer.status_code >= 400:
         advice = _ADVICE.get(answer.status_code)
-        verdict = Reply.REFUSED if answer.status_code in _REFUSED else Reply.LATER
-        return SendOutcome(None, f"{http}: {advice}" if advice else http, verdict, retry_after)
+        reply = Reply.REFUSED if answer.status_code in _REFUSED else Reply.LATER
+        return SendOutcome(None, f"{http}: {advice}" if advice else http, reply, retry_after)
     if answer.status_code >= 300:
         return SendOutcome(None, f"{http}: set the url of this destination to where that leads")
     for item in _items(module, "ReferencedSOPSequence"):

@@ -270,7 +270,7 @@ def test_a_failure_without_a_usable_reason_is_a_failure(
 def test_a_module_in_an_array_is_read(service: Service, destination: Destination, paths: list[Path]) -> None:
     code, body, headers = told(200, "ReferencedSOPSequence", uid(paths[0]))
     service.answers = [(code, b"[" + body + b"]", headers)]
-    assert [outcome.verdict for outcome in stow.store(destination, "NODE", paths[:1])] == [Reply.DELIVERED]
+    assert [outcome.reply for outcome in stow.store(destination, "NODE", paths[:1])] == [Reply.DELIVERED]
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("120", 120.0), ("soon", 0.0), ("", 0.0)])
@@ -279,7 +279,7 @@ def test_retry_after_is_obeyed(
 ) -> None:
     service.answers = [(503, b"", {"Retry-After": header})]
     (outcome,) = stow.store(destination, "NODE", paths[:1])
-    assert (outcome.verdict, outcome.retry_after) == (Reply.LATER, seconds)
+    assert (outcome.reply, outcome.retry_after) == (Reply.LATER, seconds)
 
 
 def test_retry_after_may_be_a_date(service: Service, destination: Destination, paths: list[Path]) -> None:
